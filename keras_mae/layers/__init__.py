@@ -1,0 +1,39 @@
+"""The building blocks: patches, positions, masking, attention, transformer block."""
+
+from keras_mae.layers.attention import Attention
+from keras_mae.layers.masking import (
+    BlockMasking,
+    GridMasking,
+    MaskingStrategy,
+    MaskRatioSchedule,
+    PatchMasking,
+    RandomMasking,
+    keep_lowest,
+    num_kept,
+    removed_mask,
+)
+from keras_mae.layers.patches import PatchEmbedding, gather_tokens, patchify, unpatchify
+from keras_mae.layers.positions import PositionTable, sincos_positions
+from keras_mae.layers.transformer import MLP, DropPath, TransformerBlock
+
+__all__ = [
+    "MLP",
+    "Attention",
+    "BlockMasking",
+    "DropPath",
+    "GridMasking",
+    "MaskRatioSchedule",
+    "MaskingStrategy",
+    "PatchEmbedding",
+    "PatchMasking",
+    "PositionTable",
+    "RandomMasking",
+    "TransformerBlock",
+    "gather_tokens",
+    "keep_lowest",
+    "num_kept",
+    "patchify",
+    "removed_mask",
+    "sincos_positions",
+    "unpatchify",
+]

@@ -1,0 +1,94 @@
+"""Multi-head attention, of a sequence to itself or to another."""
+
+import keras
+from keras import ops
+
+from keras_mae.layers.arguments import check_positive_int
+
+
+@keras.saving.register_keras_serializable(package="keras_mae")
+class Attention(keras.layers.Layer):
+    """Scaled dot-product attention with several heads; softmax in float32.
+
+    Self-attention has one projection for queries, keys and values, in this order. Cross-attention
+    (`cross=True`) has one for the queries, and one for the keys and values of `context`.
+
+    Args:
+        num_heads: int; divides D.
+        cross: bool. Whether keys and values come from `context`.
+    Call arguments:
+        x: float `(B, T, D)`.
+        context: float `(B, S, E)`; for cross-attention only.
+        attention_mask: bool, broadcastable to `(B, heads, T, S)`; true where attention is allowed.
+        first_query: int. Tokens before it are keys and values only, and give no output.
+    Returns:
+        float `(B, T - first_query, D)`.
+    Raises:
+        ValueError: if D is not a multiple of `num_heads`, or `context` does not go with `cross`.
+    Reference: Vaswani et al. 2017, arXiv:1706.03762, section 3.2. Projections are Xavier-uniform,
+        the joint ones over their joint width, as He et al. 2021, appendix A.1, do.
+    """
+
+    def __init__(self, num_heads, cross=False, **kwargs):
+        super().__init__(**kwargs)
+        check_positive_int(num_heads, "num_heads")
+        self.num_heads = num_heads
+        self.cross = cross
+
+    def build(self, x_shape, context_shape=None):
+        dim = x_shape[-1]
+        if dim % self.num_heads:
+            raise ValueError(
+                f"`num_heads` must divide the width of the tokens, {dim}. "
+                f"Received: {self.num_heads}"
+            )
+        if self.cross != (context_shape is not None):
+            raise ValueError(
+                f"`context` must be given if and only if `cross` is true. Received: "
+                f"cross={self.cross}, context of shape {context_shape}"
+            )
+        self.head_dim = dim // self.num_heads
+        if self.cross:
+            self.query = self._dense(dim, "query", x_shape)
+            self.key_value = self._dense(2 * dim, "key_value", context_shape)
+        else:
+            self.query_key_value = self._dense(3 * dim, "query_key_value", x_shape)
+        self.output_projection = self._dense(dim, "output_projection", (*x_shape[:-1], dim))
+
+    def _dense(self, units, name, input_shape):
+        layer = keras.layers.Dense(
+            units, kernel_initializer="glorot_uniform", name=name, dtype=self.dtype_policy
+        )
+        layer.build(input_shape)
+        return layer
+
+    def _heads(self, x, count):
+        """Split `(B, T, count * D)` into `count` tensors of `(B, heads, T, head_dim)`."""
+        x = ops.reshape(x, (-1, x.shape[1], count, self.num_heads, self.head_dim))
+        x = ops.transpose(x, (2, 0, 3, 1, 4))
+        return [x[i] for i in range(count)]
+
+    def call(self, x, context=None, attention_mask=None, first_query=0):
+        if self.cross:
+            (query,) = self._heads(self.query(x), 1)
+            key, value = self._heads(self.key_value(context), 2)
+        else:
+            query, key, value = self._heads(self.query_key_value(x), 3)
+        if first_query:
+            query = query[:, :, first_query:]
+            if attention_mask is not None:
+                attention_mask = attention_mask[..., first_query:, :]
+        query = query * ops.cast(self.head_dim**-0.5, query.dtype)
+        scores = ops.cast(ops.matmul(query, ops.transpose(key, (0, 1, 3, 2))), "float32")
+        if attention_mask is not None:
+            scores = ops.where(attention_mask, scores, ops.cast(-1e30, "float32"))
+        weights = ops.cast(ops.softmax(scores, axis=-1), value.dtype)
+        x = ops.transpose(ops.matmul(weights, value), (0, 2, 1, 3))
+        x = ops.reshape(x, (-1, x.shape[1], self.num_heads * self.head_dim))
+        return self.output_projection(x)
+
+    def compute_output_shape(self, x_shape, context_shape=None):
+        return tuple(x_shape)
+
+    def get_config(self):
+        return {**super().get_config(), "num_heads": self.num_heads, "cross": self.cross}

@@ -1,0 +1,91 @@
+"""Positions: the fixed 2-D sine-cosine table, and the layer that adds it."""
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_mae.layers.arguments import pair
+from keras_mae.layers.patches import gather_tokens
+
+
+def _sincos(positions, dim):
+    """Return `[sin | cos]` of 1-D `positions (n,)` at `dim / 2` frequencies: `(n, dim)`."""
+    frequencies = 1.0 / 10000.0 ** (np.arange(dim // 2, dtype=np.float64) / (dim / 2.0))
+    angles = np.outer(positions, frequencies)
+    return np.concatenate([np.sin(angles), np.cos(angles)], axis=1)
+
+
+def sincos_positions(hidden_dim, grid_size):
+    """Return the fixed position table of a patch grid, its class token's row of zeros first.
+
+    The first half of a row encodes the column, the second half the row; each half is the sines
+    at all frequencies, then the cosines.
+
+    Args:
+        hidden_dim: int, a multiple of 4. Width D.
+        grid_size: (rows, columns) of the patch grid, any two positive ints.
+    Returns:
+        float32 NumPy array `(1 + N, D)`.
+    Raises:
+        ValueError: if `hidden_dim` is not a multiple of 4.
+    Reference: He et al. 2021, arXiv:2111.06377, appendix A.1; Vaswani et al. 2017, section 3.5.
+    """
+    if hidden_dim % 4:
+        raise ValueError(
+            "`hidden_dim` must be a multiple of 4 for 2-D sine-cosine positions. "
+            f"Received: {hidden_dim}"
+        )
+    rows, columns = pair(grid_size, "grid_size")
+    row, column = np.meshgrid(np.arange(rows), np.arange(columns), indexing="ij")
+    half = hidden_dim // 2
+    table = np.concatenate([_sincos(column.ravel(), half), _sincos(row.ravel(), half)], axis=1)
+    return np.concatenate([np.zeros((1, hidden_dim)), table]).astype("float32")
+
+
+@keras.saving.register_keras_serializable(package="keras_mae")
+class PositionTable(keras.layers.Layer):
+    """Add a row of a position table to each token, the class token first.
+
+    The table starts as `sincos_positions` and is a weight, so that tables that were learned
+    elsewhere can be loaded; it is trained only when `learned` is true.
+
+    Args:
+        grid_size: (rows, columns) of the patch grid.
+        learned: bool. Whether the table is trainable.
+    Call arguments:
+        tokens: float `(B, 1 + K, D)`, class token first.
+        ids: int32 `(B, K)`, the patch each token stands for; None when `K = N`, in order.
+    Returns:
+        float `(B, 1 + K, D)`.
+    """
+
+    def __init__(self, grid_size, learned=False, **kwargs):
+        super().__init__(**kwargs)
+        self.grid_size = pair(grid_size, "grid_size")
+        self.learned = learned
+
+    def build(self, input_shape):
+        dim = input_shape[-1]
+        rows, columns = self.grid_size
+        self.table = self.add_weight(
+            name="table",
+            shape=(1 + rows * columns, dim),
+            initializer=lambda shape, dtype: ops.convert_to_tensor(
+                sincos_positions(dim, self.grid_size), dtype
+            ),
+            trainable=self.learned,
+        )
+
+    def call(self, tokens, ids=None):
+        table = ops.expand_dims(ops.cast(self.table, self.compute_dtype), axis=0)
+        if ids is None:
+            return tokens + table
+        patches = gather_tokens(table[:, 1:], ids)
+        class_row = ops.broadcast_to(table[:, :1], (ops.shape(ids)[0], 1, table.shape[-1]))
+        return tokens + ops.concatenate([class_row, patches], axis=1)
+
+    def compute_output_shape(self, input_shape):
+        return input_shape
+
+    def get_config(self):
+        return {**super().get_config(), "grid_size": self.grid_size, "learned": self.learned}

@@ -1,0 +1,169 @@
+"""The pre-norm transformer block, its MLP, and drop path."""
+
+import math
+
+import keras
+from keras import ops
+
+from keras_mae.layers.arguments import check_positive_int, check_rate
+from keras_mae.layers.attention import Attention
+from keras_mae.layers.randomness import global_uniform
+
+
+def gelu(x):
+    """Exact GELU, `x * Phi(x)`, by `erf`: `ops.gelu` lowers to `erfc`, which ONNX does not have."""
+    half, root = ops.cast(0.5, x.dtype), ops.cast(math.sqrt(0.5), x.dtype)
+    return half * x * (1 + ops.erf(x * root))
+
+
+def layer_norm(name, dtype):
+    """Return the model's layer normalisation: epsilon 1e-6, moments in float32."""
+    return keras.layers.LayerNormalization(epsilon=1e-6, name=name, dtype=dtype)
+
+
+@keras.saving.register_keras_serializable(package="keras_mae")
+class MLP(keras.layers.Layer):
+    """Two linear layers with an exact GELU between.
+
+    Args:
+        mlp_dim: int. Width of the hidden layer; the output is as wide as the input.
+    Call arguments:
+        x: float `(..., D)`.
+    Returns:
+        float `(..., D)`.
+    """
+
+    def __init__(self, mlp_dim, **kwargs):
+        super().__init__(**kwargs)
+        check_positive_int(mlp_dim, "mlp_dim")
+        self.mlp_dim = mlp_dim
+
+    def build(self, input_shape):
+        self.hidden = keras.layers.Dense(self.mlp_dim, name="hidden", dtype=self.dtype_policy)
+        self.hidden.build(input_shape)
+        self.output_projection = keras.layers.Dense(
+            input_shape[-1], name="output_projection", dtype=self.dtype_policy
+        )
+        self.output_projection.build((*input_shape[:-1], self.mlp_dim))
+
+    def call(self, x):
+        return self.output_projection(gelu(self.hidden(x)))
+
+    def compute_output_shape(self, input_shape):
+        return tuple(input_shape)
+
+    def get_config(self):
+        return {**super().get_config(), "mlp_dim": self.mlp_dim}
+
+
+@keras.saving.register_keras_serializable(package="keras_mae")
+class DropPath(keras.layers.Layer):
+    """Drop a residual branch for whole images at random, and scale the others up (training only).
+
+    Unlike a `Dropout` with a noise shape, replicas of `tf.distribute` draw different images.
+
+    Args:
+        rate: float in [0, 1). Chance that an image's branch is dropped.
+        seed: int. Start of the layer's random numbers.
+    Call arguments:
+        x: float `(B, ...)`.
+        training: bool.
+    Returns:
+        float, of `x`'s shape: in training 0 or `x / (1 - rate)` for each image, else `x`.
+    Reference: Huang et al. 2016, arXiv:1603.09382.
+    """
+
+    def __init__(self, rate, seed=0, **kwargs):
+        super().__init__(**kwargs)
+        check_rate(rate, "rate")
+        self.rate = rate
+        self.seed = seed
+        # No rate, no state: models differ in their variables only where they draw numbers.
+        self.seed_generator = keras.random.SeedGenerator(seed) if rate else None
+        self.built = True
+
+    def call(self, x, training=False):
+        if not training or self.rate == 0:
+            return x
+        shape = (ops.shape(x)[0], *([1] * (len(x.shape) - 1)))
+        kept = ops.cast(global_uniform(shape, self.seed_generator) >= self.rate, x.dtype)
+        return x * kept / ops.cast(1 - self.rate, x.dtype)
+
+    def compute_output_shape(self, input_shape):
+        return tuple(input_shape)
+
+    def get_config(self):
+        return {**super().get_config(), "rate": self.rate, "seed": self.seed}
+
+
+@keras.saving.register_keras_serializable(package="keras_mae")
+class TransformerBlock(keras.layers.Layer):
+    """Pre-norm attention and MLP, each with a residual connection.
+
+    Args:
+        num_heads: int; divides D.
+        mlp_dim: int. Hidden width of the MLP.
+        drop_path: float in [0, 1). Chance to drop each branch, for an image, in training.
+        cross: bool. Whether tokens attend to `context` instead of to each other.
+        seed: int. Start of drop path's random numbers.
+    Call arguments:
+        x: float `(B, T, D)`.
+        context: float `(B, S, E)`, already normalised; for cross-attention only.
+        attention_mask: bool, broadcastable to `(B, heads, T, S)`; true where attention is allowed.
+        first_query: int. Tokens before it are attended to, and dropped from the output.
+        training: bool.
+    Returns:
+        float `(B, T - first_query, D)`.
+    Reference: Dosovitskiy et al. 2020, arXiv:2010.11929, equations 2-3.
+    """
+
+    def __init__(self, num_heads, mlp_dim, drop_path=0.0, cross=False, seed=0, **kwargs):
+        super().__init__(**kwargs)
+        check_rate(drop_path, "drop_path")
+        self.num_heads = num_heads
+        self.mlp_dim = mlp_dim
+        self.drop_path = drop_path
+        self.cross = cross
+        self.seed = seed
+        policy = self.dtype_policy
+        self.attention_norm = layer_norm("attention_norm", policy)
+        self.attention = Attention(num_heads, cross=cross, name="attention", dtype=policy)
+        self.mlp_norm = layer_norm("mlp_norm", policy)
+        self.mlp = MLP(mlp_dim, name="mlp", dtype=policy)
+        # One each, so that the two branches are dropped independently.
+        self.attention_drop = DropPath(drop_path, seed=2 * seed, name="attention_drop")
+        self.mlp_drop = DropPath(drop_path, seed=2 * seed + 1, name="mlp_drop")
+
+    def build(self, x_shape, context_shape=None):
+        self.attention_norm.build(x_shape)
+        if self.cross:
+            self.attention.build(x_shape, context_shape)
+        else:
+            self.attention.build(x_shape)
+        self.mlp_norm.build(x_shape)
+        self.mlp.build(x_shape)
+
+    def call(self, x, context=None, attention_mask=None, first_query=0, training=False):
+        y = self.attention(
+            self.attention_norm(x),
+            context,
+            attention_mask=attention_mask,
+            first_query=first_query,
+        )
+        x = x[:, first_query:] if first_query else x
+        x = x + self.attention_drop(y, training=training)
+        y = self.mlp(self.mlp_norm(x))
+        return x + self.mlp_drop(y, training=training)
+
+    def compute_output_shape(self, x_shape, context_shape=None):
+        return tuple(x_shape)
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "num_heads": self.num_heads,
+            "mlp_dim": self.mlp_dim,
+            "drop_path": self.drop_path,
+            "cross": self.cross,
+            "seed": self.seed,
+        }

@@ -1,0 +1,152 @@
+"""The decoder: from the visible patches' tokens to the hidden patches' pixels."""
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_mae.layers.arguments import check_positive_int, pair
+from keras_mae.layers.positions import PositionTable
+from keras_mae.layers.transformer import TransformerBlock, layer_norm
+from keras_mae.models.encoder import check_width
+
+ATTENTION = ("self", "masked", "cross")
+
+
+@keras.saving.register_keras_serializable(package="keras_mae")
+class MAEDecoder(keras.Model):
+    """A small transformer that predicts hidden patches; used in pre-training only.
+
+    Tokens stay in the shuffled order of the masking, visible ones first: attention does not care
+    for order, each token carries its own position, and so nothing needs to be put back in place.
+
+    Args:
+        grid_size: (rows, columns) of the patch grid.
+        patch_dim: int P. Values of a patch.
+        input_dim: int. Width of the encoder's tokens.
+        hidden_dim: int. Width of the decoder, a multiple of 4 and of `num_heads`.
+        num_layers: int. Transformer blocks.
+        num_heads: int. Attention heads of a block.
+        mlp_dim: int. Hidden width of a block's MLP; None for `4 * hidden_dim`.
+        attention: "self": all tokens attend to all (the paper's). "masked": a token attends to
+            the visible tokens and itself. "cross": hidden positions only are decoded, and attend
+            to the encoder's tokens only; any share of them can be decoded.
+    Call arguments:
+        latent: float `(B, 1 + K, E)`, the encoder's tokens, class token first.
+        keep_ids: int32 `(B, K)`, the patches they stand for.
+        query_ids: int32 `(B, M)`, the hidden patches to predict.
+        predict_visible: bool. Whether the visible patches are predicted too.
+    Returns:
+        float `(B, M, P)` in the order of `query_ids`; with `predict_visible`, `(B, K + M, P)`, the
+        patches of `keep_ids` first.
+    Raises:
+        ValueError: naming the argument that does not fit.
+    Reference: He et al. 2021, arXiv:2111.06377, section 3; for "cross" Fu et al. 2024,
+        arXiv:2401.14391 (here the latents keep the decoder's positions and are normalised once).
+    """
+
+    def __init__(
+        self,
+        grid_size,
+        patch_dim,
+        input_dim,
+        hidden_dim=512,
+        num_layers=8,
+        num_heads=16,
+        mlp_dim=None,
+        attention="self",
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        if attention not in ATTENTION:
+            raise ValueError(
+                f"`decoder_attention` must be one of {list(ATTENTION)}. Received: {attention!r}"
+            )
+        check_positive_int(num_layers, "decoder_num_layers")
+        check_width(hidden_dim, num_heads, prefix="decoder_")
+        self.grid_size = pair(grid_size, "grid_size")
+        self.patch_dim = patch_dim
+        self.input_dim = input_dim
+        self.hidden_dim = hidden_dim
+        self.num_layers = num_layers
+        self.num_heads = num_heads
+        self.mlp_dim = 4 * hidden_dim if mlp_dim is None else mlp_dim
+        self.attention = attention
+
+        policy = self.dtype_policy
+        cross = attention == "cross"
+        self.projection = keras.layers.Dense(hidden_dim, name="projection", dtype=policy)
+        self.positions = PositionTable(self.grid_size, name="positions", dtype=policy)
+        self.context_norm = layer_norm("context_norm", policy) if cross else None
+        self.blocks = [
+            TransformerBlock(num_heads, self.mlp_dim, cross=cross, name=f"block_{i}", dtype=policy)
+            for i in range(num_layers)
+        ]
+        self.norm = layer_norm("norm", policy)
+        self.prediction = keras.layers.Dense(patch_dim, name="prediction", dtype=policy)
+        self.build((None, None, input_dim))
+
+    def build(self, latent_shape):
+        if self.built:
+            return
+        self.mask_token = self.add_weight(
+            name="mask_token",
+            shape=(1, 1, self.hidden_dim),
+            initializer=keras.initializers.RandomNormal(stddev=0.02),
+        )
+        tokens_shape = (None, 1 + self.grid_size[0] * self.grid_size[1], self.hidden_dim)
+        self.projection.build((None, None, self.input_dim))
+        self.positions.build(tokens_shape)
+        context_shapes = ()
+        if self.context_norm is not None:
+            self.context_norm.build(tokens_shape)
+            context_shapes = (tokens_shape,)
+        for block in self.blocks:
+            block.build(tokens_shape, *context_shapes)
+        self.norm.build(tokens_shape)
+        self.prediction.build(tokens_shape)
+
+    def call(self, latent, keep_ids, query_ids, predict_visible=False):
+        context = self.projection(latent)
+        if self.attention == "cross" and predict_visible:
+            query_ids = ops.concatenate([keep_ids, query_ids], axis=1)
+        batch, num_queries = ops.shape(query_ids)[0], query_ids.shape[1]
+        mask_token = ops.cast(self.mask_token, context.dtype)
+        queries = ops.broadcast_to(mask_token, (batch, num_queries, self.hidden_dim))
+        x = ops.concatenate([context, queries], axis=1)
+        x = self.positions(x, ops.concatenate([keep_ids, query_ids], axis=1))
+        num_context = 1 + keep_ids.shape[1]
+        if self.attention == "cross":
+            context, x = self.context_norm(x[:, :num_context]), x[:, num_context:]
+            for block in self.blocks:
+                x = block(x, context)
+        else:
+            x = self._self_attention(x, num_context, predict_visible)
+        return self.prediction(self.norm(x))
+
+    def _self_attention(self, x, num_context, predict_visible):
+        mask = None
+        if self.attention == "masked":
+            length = x.shape[1]
+            mask = (np.arange(length) < num_context)[None, :] | np.eye(length, dtype=bool)
+            mask = ops.convert_to_tensor(mask)[None, None]
+        for block in self.blocks[:-1]:
+            x = block(x, attention_mask=mask)
+        # What is not predicted is, in the last block, only attended to.
+        first_query = 1 if predict_visible else num_context
+        return self.blocks[-1](x, attention_mask=mask, first_query=first_query)
+
+    def compute_output_shape(self, latent_shape, keep_ids_shape, query_ids_shape):
+        return latent_shape[0], query_ids_shape[1], self.patch_dim
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "grid_size": self.grid_size,
+            "patch_dim": self.patch_dim,
+            "input_dim": self.input_dim,
+            "hidden_dim": self.hidden_dim,
+            "num_layers": self.num_layers,
+            "num_heads": self.num_heads,
+            "mlp_dim": self.mlp_dim,
+            "attention": self.attention,
+        }

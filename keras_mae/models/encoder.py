@@ -1,0 +1,200 @@
+"""The vision transformer encoder: all patches of an image, or the visible ones only."""
+
+import keras
+from keras import ops
+
+from keras_mae.layers.arguments import check_positive_int, check_rate, grid_size, pair
+from keras_mae.layers.patches import PatchEmbedding, gather_tokens, patchify
+from keras_mae.layers.positions import PositionTable
+from keras_mae.layers.transformer import TransformerBlock, layer_norm
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+def pixel_statistics(mean, std, channels):
+    """Return `(mean, std)` as tuples of one float a channel.
+
+    Args:
+        mean, std: sequences of `channels` floats, of pixels in [0, 1]; or None: ImageNet's for
+            three channels, else .5 for each.
+        channels: int.
+    Raises:
+        ValueError: if a length is not `channels`, or a deviation is not positive.
+    """
+    default = (IMAGENET_MEAN, IMAGENET_STD) if channels == 3 else ((0.5,) * channels,) * 2
+    statistics = []
+    for name, value, fallback in (("mean", mean, default[0]), ("std", std, default[1])):
+        value = tuple(float(v) for v in (fallback if value is None else value))
+        if len(value) != channels or (name == "std" and min(value) <= 0):
+            raise ValueError(
+                f"`{name}` must hold one {'positive ' if name == 'std' else ''}number for each of "
+                f"the {channels} channels. Received: {value}"
+            )
+        statistics.append(value)
+    return tuple(statistics)
+
+
+def check_width(hidden_dim, num_heads, prefix=""):
+    """Raise a ValueError unless heads divide the width, and the width has a position table."""
+    check_positive_int(hidden_dim, f"{prefix}hidden_dim")
+    check_positive_int(num_heads, f"{prefix}num_heads")
+    if hidden_dim % num_heads:
+        raise ValueError(
+            f"`{prefix}num_heads` must divide `{prefix}hidden_dim`, {hidden_dim}. "
+            f"Received: {num_heads}"
+        )
+    if hidden_dim % 4:
+        raise ValueError(
+            f"`{prefix}hidden_dim` must be a multiple of 4, for the 2-D sine-cosine positions. "
+            f"Received: {hidden_dim}"
+        )
+
+
+def check_images(images, image_size, channels):
+    """Raise a ValueError unless `images` are floats `(B, H, W, C)` of the model's size."""
+    expected = (*image_size, channels)
+    if len(images.shape) != 4 or tuple(images.shape[1:]) != expected:
+        raise ValueError(
+            f"`images` must have the shape (batch, height, width, channels) with {expected} after "
+            f"the batch. Received: shape {tuple(images.shape)}"
+        )
+    dtype = keras.backend.standardize_dtype(images.dtype)
+    if not keras.backend.is_float_dtype(dtype):
+        raise ValueError(
+            "`images` must be floats, (pixel / 255 - mean) / std with the model's `mean` and `std`."
+            f" Received: dtype {dtype}"
+        )
+
+
+@keras.saving.register_keras_serializable(package="keras_mae")
+class ViTEncoder(keras.Model):
+    """A vision transformer without a head: images to tokens.
+
+    Without `keep_ids` the graph holds no mask and nothing random (drop path in training aside).
+
+    Args:
+        image_size: int or (H, W), multiples of the patch.
+        channels: int C.
+        patch_size: int or (p, q).
+        hidden_dim: int D, a multiple of 4 and of `num_heads`.
+        num_layers: int. Transformer blocks.
+        num_heads: int. Attention heads of a block.
+        mlp_dim: int. Hidden width of a block's MLP; None for `4 * hidden_dim`.
+        drop_path: float in [0, 1). Rate of the last block; it grows linearly from 0 at the first.
+        learned_positions: bool. Whether the table of positions, sine-cosine at first, is trained.
+        mean, std: C floats each. Statistics of the pixels, in [0, 1], that the model's images are
+            normalised with; kept in the config for heads, exports and figures. None: ImageNet's
+            for three channels, else .5.
+    Call arguments:
+        images: float `(B, H, W, C)`, `(pixel / 255 - mean) / std`.
+        keep_ids: int32 `(B, K)`: the patches to encode; None for all, in order.
+        training: bool. Whether drop path is on.
+    Returns:
+        float `(B, 1 + N, D)`, or `(B, 1 + K, D)` in the order of `keep_ids`: the class token first,
+        the final LayerNorm applied.
+    Raises:
+        ValueError: naming the argument that does not fit; for images of another size or dtype.
+    Reference: Dosovitskiy et al. 2020, arXiv:2010.11929; He et al. 2021, arXiv:2111.06377.
+    """
+
+    def __init__(
+        self,
+        image_size=224,
+        channels=3,
+        patch_size=16,
+        hidden_dim=768,
+        num_layers=12,
+        num_heads=12,
+        mlp_dim=None,
+        drop_path=0.0,
+        learned_positions=False,
+        mean=None,
+        std=None,
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        self.image_size = pair(image_size, "image_size")
+        self.patch_size = pair(patch_size, "patch_size")
+        check_positive_int(channels, "channels")
+        check_positive_int(num_layers, "num_layers")
+        check_width(hidden_dim, num_heads)
+        check_rate(drop_path, "drop_path")
+        self.channels = channels
+        self.hidden_dim = hidden_dim
+        self.num_layers = num_layers
+        self.num_heads = num_heads
+        self.mlp_dim = 4 * hidden_dim if mlp_dim is None else mlp_dim
+        self.drop_path = drop_path
+        self.learned_positions = learned_positions
+        self.mean, self.std = pixel_statistics(mean, std, channels)
+        self.grid_size = grid_size(self.image_size, self.patch_size)
+        self.num_patches = self.grid_size[0] * self.grid_size[1]
+
+        policy = self.dtype_policy
+        self.patch_embedding = PatchEmbedding(hidden_dim, name="patch_embedding", dtype=policy)
+        self.positions = PositionTable(
+            self.grid_size, learned=learned_positions, name="positions", dtype=policy
+        )
+        self.blocks = [
+            TransformerBlock(
+                num_heads,
+                self.mlp_dim,
+                drop_path=drop_path * i / max(num_layers - 1, 1),
+                seed=i,
+                name=f"block_{i}",
+                dtype=policy,
+            )
+            for i in range(num_layers)
+        ]
+        self.norm = layer_norm("norm", policy)
+        self.build((None, *self.image_size, channels))
+
+    def build(self, input_shape):
+        if self.built:
+            return
+        patch_values = self.patch_size[0] * self.patch_size[1] * self.channels
+        tokens_shape = (None, 1 + self.num_patches, self.hidden_dim)
+        self.class_token = self.add_weight(
+            name="class_token",
+            shape=(1, 1, self.hidden_dim),
+            initializer=keras.initializers.RandomNormal(stddev=0.02),
+        )
+        self.patch_embedding.build((None, self.num_patches, patch_values))
+        self.positions.build(tokens_shape)
+        for block in self.blocks:
+            block.build(tokens_shape)
+        self.norm.build(tokens_shape)
+
+    def call(self, images, keep_ids=None, training=False):
+        check_images(images, self.image_size, self.channels)
+        patches = patchify(images, self.patch_size)
+        if keep_ids is not None:
+            patches = gather_tokens(patches, keep_ids)
+        x = self.patch_embedding(patches)
+        class_token = ops.cast(self.class_token, x.dtype)
+        class_token = ops.broadcast_to(class_token, (ops.shape(x)[0], 1, self.hidden_dim))
+        x = self.positions(ops.concatenate([class_token, x], axis=1), keep_ids)
+        for block in self.blocks:
+            x = block(x, training=training)
+        return self.norm(x)
+
+    def compute_output_shape(self, images_shape, keep_ids_shape=None):
+        kept = self.num_patches if keep_ids_shape is None else keep_ids_shape[1]
+        return images_shape[0], 1 + kept, self.hidden_dim
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "image_size": self.image_size,
+            "channels": self.channels,
+            "patch_size": self.patch_size,
+            "hidden_dim": self.hidden_dim,
+            "num_layers": self.num_layers,
+            "num_heads": self.num_heads,
+            "mlp_dim": self.mlp_dim,
+            "drop_path": self.drop_path,
+            "learned_positions": self.learned_positions,
+            "mean": self.mean,
+            "std": self.std,
+        }

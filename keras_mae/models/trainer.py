@@ -1,0 +1,131 @@
+"""How a self-supervised model is compiled, fitted and evaluated: steps, seeds and checks."""
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_mae.models.encoder import check_images
+
+# Normalised pixels lie within a few units of 0; pixels of 0..255 that were not normalised do not.
+LARGEST_NORMALISED_PIXEL = 30.0
+_STATE_KEY = "seed_generator_state"
+
+
+class MaskedTrainer(keras.Model):
+    """A `keras.Model` whose `compute_loss` needs images only.
+
+    Args:
+        seed: int. With the step, it fixes all random numbers of training; with the batch's
+            number, those of evaluation.
+    """
+
+    def __init__(self, seed=0, **kwargs):
+        super().__init__(**kwargs)
+        self.seed = seed
+        # Their state is (seed, number of steps): part of the saved model, not of its weights.
+        self.seed_generator = keras.random.SeedGenerator(seed, name="seed_generator")
+        self.test_seed_generator = keras.random.SeedGenerator(seed, name="test_seed_generator")
+
+    def get_config(self):
+        return {**super().get_config(), "seed": self.seed}
+
+    def save_own_variables(self, store):
+        super().save_own_variables(store)
+        # Keras does not save random states: without it, a loaded model would replay its masks.
+        store[_STATE_KEY] = ops.convert_to_numpy(self.seed_generator.state)
+
+    def load_own_variables(self, store):
+        self.seed_generator.state.assign(store[_STATE_KEY])
+        super().load_own_variables({k: store[k] for k in store.keys() if k != _STATE_KEY})
+
+    def compile(self, optimizer="adamw", jit_compile="auto", **kwargs):
+        """Configure training.
+
+        Args:
+            optimizer: a Keras optimizer or its name.
+            jit_compile: bool or "auto". Whether XLA compiles the steps. "auto": on one GPU or TPU,
+                and on other backends than TensorFlow, yes; on CPUs, where compiling takes longer
+                than it saves, and under replicas, where Keras cannot, no.
+            **kwargs: as in `keras.Model.compile`, but for `loss`: the model brings its own.
+        """
+        if kwargs.get("loss") is not None or kwargs.get("loss_weights") is not None:
+            raise ValueError(
+                f"`loss` must not be given: {type(self).__name__} computes its own loss from "
+                f"images. Received: loss={kwargs.get('loss')!r}"
+            )
+        if jit_compile == "auto" and keras.backend.backend() == "tensorflow":
+            jit_compile = _one_accelerator()
+        super().compile(optimizer=optimizer, jit_compile=jit_compile, **kwargs)
+
+    def compile_from_config(self, config):
+        """Compile as the saved model was (Keras asks for this where `compile` is overridden)."""
+        self.compile(**keras.saving.deserialize_keras_object(config))
+        self.optimizer.build(self.trainable_variables)
+
+    def fit(self, x=None, *args, **kwargs):
+        """Train on images, see `keras.Model.fit`; the first images are checked before any step."""
+        validation = kwargs.get("validation_data")
+        for data in (x, validation):
+            images = _first_images(data)
+            if images is not None:
+                self._check_pixels(images)
+        return super().fit(x, *args, **kwargs)
+
+    def evaluate(self, x=None, *args, **kwargs):
+        """Return the loss on images; each evaluation draws the same masks."""
+        self.test_seed_generator.state.assign([self.seed, 0])
+        return super().evaluate(x, *args, **kwargs)
+
+    def _check_pixels(self, images):
+        check_images(images, self.image_size, self.encoder.channels)
+        largest = float(np.max(np.abs(np.asarray(images, "float32")), initial=0.0))
+        if not largest <= LARGEST_NORMALISED_PIXEL:
+            raise ValueError(
+                "`x` must hold normalised images, (pixel / 255 - mean) / std with the model's mean "
+                f"{self.mean} and std {self.std}. Received: values up to {largest:g}"
+            )
+
+    if keras.backend.backend() == "tensorflow":
+
+        def train_step(self, data):
+            import tensorflow as tf
+
+            images = _images(data)
+            with tf.GradientTape() as tape:
+                loss = self.compute_loss(x=images, training=True)
+                scaled_loss = self.optimizer.scale_loss(loss)
+            gradients = tape.gradient(scaled_loss, self.trainable_variables)
+            self.optimizer.apply_gradients(zip(gradients, self.trainable_variables, strict=True))
+            return self._track(loss, images)
+
+        def test_step(self, data):
+            images = _images(data)
+            return self._track(self.compute_loss(x=images, training=False), images)
+
+        def _track(self, loss, images):
+            import tensorflow as tf
+
+            # The loss is this replica's share of the global batch's mean.
+            loss = loss * tf.distribute.get_strategy().num_replicas_in_sync
+            self._loss_tracker.update_state(loss, sample_weight=ops.shape(images)[0])
+            return {"loss": self._loss_tracker.result()}
+
+
+def _images(data):
+    """Return the images of a batch: labels and weights, if any, are not used."""
+    return keras.utils.unpack_x_y_sample_weight(data)[0]
+
+
+def _first_images(data):
+    """Return some first images of what `fit` was given, where that can be had without a loss."""
+    if hasattr(data, "element_spec") and hasattr(data, "take"):  # a tf.data.Dataset
+        data = next(iter(data.take(1)), None)
+    data = data[0] if isinstance(data, tuple | list) and data else data
+    return data[:8] if hasattr(data, "shape") and hasattr(data, "dtype") else None
+
+
+def _one_accelerator():
+    import tensorflow as tf
+
+    replicas = tf.distribute.get_strategy().num_replicas_in_sync
+    return replicas == 1 and bool(tf.config.list_physical_devices("GPU"))
