@@ -36,7 +36,7 @@ class MaskedTrainer(keras.Model):
 
     def load_own_variables(self, store):
         self.seed_generator.state.assign(store[_STATE_KEY])
-        super().load_own_variables({k: store[k] for k in store.keys() if k != _STATE_KEY})
+        super().load_own_variables({k: store[k] for k in store if k != _STATE_KEY})
 
     def compile(self, optimizer="adamw", jit_compile="auto", **kwargs):
         """Configure training.
