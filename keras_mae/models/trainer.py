@@ -36,7 +36,8 @@ class MaskedTrainer(keras.Model):
 
     def load_own_variables(self, store):
         self.seed_generator.state.assign(store[_STATE_KEY])
-        super().load_own_variables({k: store[k] for k in store if k != _STATE_KEY})
+        names = [name for name in store.keys() if name != _STATE_KEY]  # noqa: SIM118 (not a dict)
+        super().load_own_variables({name: store[name] for name in names})
 
     def compile(self, optimizer="adamw", jit_compile="auto", **kwargs):
         """Configure training.
