@@ -1,0 +1,20 @@
+"""Images for training and for measuring: sources, decoding, augmentation, `tf.data` pipelines."""
+
+from keras_mae.data.augment import evaluation_transform
+from keras_mae.data.decode import load_image
+from keras_mae.data.pipeline import eval_dataset, pretrain_dataset
+from keras_mae.data.skips import SkipLog, TooManyBadImages
+from keras_mae.data.sources import ArraySource, EncodedSource, Source, load_source
+
+__all__ = [
+    "ArraySource",
+    "EncodedSource",
+    "SkipLog",
+    "Source",
+    "TooManyBadImages",
+    "eval_dataset",
+    "evaluation_transform",
+    "load_image",
+    "load_source",
+    "pretrain_dataset",
+]

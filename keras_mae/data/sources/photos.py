@@ -1,0 +1,95 @@
+"""Colour photographs shipped inside scikit-learn and, where installed, scikit-image."""
+
+import hashlib
+import importlib.util
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from keras_mae.data.sources.base import ArraySource
+
+# Natural colour photographs only. Of scikit-image's stereo pair one is enough: the other, held
+# out, would show the model nothing new.
+PHOTOGRAPHS = (
+    ("sklearn", "datasets/images/china.jpg"),
+    ("sklearn", "datasets/images/flower.jpg"),
+    ("skimage", "data/astronaut.png"),
+    ("skimage", "data/chelsea.png"),
+    ("skimage", "data/coffee.png"),
+    ("skimage", "data/motorcycle_left.png"),
+    ("skimage", "data/rocket.jpg"),
+)
+WINDOWS_PER_PHOTO = 128
+
+
+class Photos(ArraySource):
+    """Square windows of a few photographs, unlabelled.
+
+    Record `p * 128 + w` is window w of photograph p: a square with .6 to 1 of the photograph's
+    short side, at a place fixed by its number. Pre-training crops inside the window, so an epoch
+    has 128 examples a photograph. `split` parts whole photographs, so no pixel is on both sides.
+    """
+
+    name = "photos"
+    default_holdout = 0.2
+
+    def __init__(self, argument="", *, seed=0):
+        if argument:
+            raise ValueError(f"source: photos takes no argument, got {argument!r}.")
+        paths = [path for path in map(_find, PHOTOGRAPHS) if path is not None]
+        self.photographs = [np.asarray(Image.open(path).convert("RGB")) for path in paths]
+        self.photo_names = [path.stem for path in paths]
+        super().__init__(len(paths) * WINDOWS_PER_PHOTO, seed=seed)
+        self.order_guarantee += f"; {len(paths)} photographs, {WINDOWS_PER_PHOTO} windows of each"
+        if importlib.util.find_spec("skimage") is None:
+            self.order_guarantee += "; `pip install keras_mae[photos]` adds five photographs"
+
+    def key(self, record):
+        return f"{self.split_key(record)}/{record % WINDOWS_PER_PHOTO:03d}"
+
+    def split_key(self, record):
+        return self.photo_names[record // WINDOWS_PER_PHOTO]
+
+    def windows(self):
+        """int64 `(records, 3)`: top, left and side of each record's window, in pixels."""
+        boxes = []
+        for photo, name in zip(self.photographs, self.photo_names, strict=True):
+            height, width = photo.shape[:2]
+            # Seeded by the name: a photograph's windows do not depend on which others are there.
+            digest = hashlib.blake2b(name.encode(), digest_size=8).digest()
+            draws = np.random.RandomState(np.frombuffer(digest, np.uint32)).random_sample(
+                (WINDOWS_PER_PHOTO, 3)
+            )
+            side = np.round((0.6 + 0.4 * draws[:, 0]) * min(height, width)).astype(np.int64)
+            top = np.floor(draws[:, 1] * (height - side + 1)).astype(np.int64)
+            left = np.floor(draws[:, 2] * (width - side + 1)).astype(np.int64)
+            boxes.append(np.stack([top, left, side], axis=1))
+        return np.concatenate(boxes)
+
+    def image_reader(self):
+        import tensorflow as tf
+
+        # Photographs differ in size: all pixels lie in one row, each photograph a slice of it.
+        shapes = np.array([photo.shape for photo in self.photographs], np.int64)
+        starts = np.cumsum([0] + [photo.size for photo in self.photographs], dtype=np.int64)
+        with tf.device("CPU:0"):
+            pixels = tf.constant(np.concatenate([photo.ravel() for photo in self.photographs]))
+            shapes, starts, boxes = map(tf.constant, (shapes, starts, self.windows()))
+
+        def read(record):
+            photo = record // WINDOWS_PER_PHOTO
+            image = tf.reshape(pixels[starts[photo] : starts[photo + 1]], shapes[photo])
+            top, left, side = tf.unstack(boxes[record])
+            return tf.ensure_shape(
+                image[top : top + side, left : left + side], (None, None, self.channels)
+            )
+
+        return read
+
+
+def _find(entry):
+    package, path = entry
+    spec = importlib.util.find_spec(package)  # finds the folder; imports nothing
+    path = None if spec is None else Path(spec.origin).parent / path
+    return path if path is not None and path.is_file() else None
