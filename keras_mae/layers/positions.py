@@ -76,6 +76,11 @@ class PositionTable(keras.layers.Layer):
             trainable=self.learned,
         )
 
+    @property
+    def no_weight_decay(self):
+        """The weights, beside vectors, that weight decay leaves alone."""
+        return [self.table]
+
     def call(self, tokens, ids=None):
         table = ops.expand_dims(ops.cast(self.table, self.compute_dtype), axis=0)
         if ids is None:

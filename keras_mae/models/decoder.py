@@ -105,6 +105,11 @@ class MAEDecoder(keras.Model):
         self.norm.build(tokens_shape)
         self.prediction.build(tokens_shape)
 
+    @property
+    def no_weight_decay(self):
+        """The weights, beside vectors, that weight decay leaves alone."""
+        return [self.mask_token]
+
     def call(self, latent, keep_ids, query_ids, predict_visible=False):
         context = self.projection(latent)
         if self.attention == "cross" and predict_visible:

@@ -166,6 +166,11 @@ class ViTEncoder(keras.Model):
             block.build(tokens_shape)
         self.norm.build(tokens_shape)
 
+    @property
+    def no_weight_decay(self):
+        """The weights, beside vectors, that weight decay leaves alone."""
+        return [self.class_token]
+
     def call(self, images, keep_ids=None, training=False):
         check_images(images, self.image_size, self.channels)
         patches = patchify(images, self.patch_size)

@@ -1,0 +1,120 @@
+"""What a pre-training run shows and keeps while it goes: log, progress bar, last good files."""
+
+import json
+import math
+import time
+
+import keras
+
+from keras_mae.training.output import save_model
+
+
+class NonFiniteLossError(RuntimeError):
+    """Training gave a NaN or infinite loss."""
+
+
+class MetricsLog(keras.callbacks.Callback):
+    """Write a line of `metrics.jsonl` an interval, show a progress bar, stop at a loss of NaN.
+
+    The loss logged is the mean over the interval's steps, not over the epoch so far. Use it with
+    `fit(verbose=0)`.
+
+    Args:
+        path: where the lines go: "step", "loss", "learning_rate", "images_per_second", and at
+            the end of an epoch a line of "step", "epoch", "val_loss".
+        global_batch_size: int. Images a step.
+        steps_per_epoch: int.
+        interval: int. Steps between two lines.
+        baselines: dict of name to float, shown beside the validation loss.
+        verbose: bool. Whether to show the bar.
+    Raises:
+        NonFiniteLossError: from `fit`, naming the step, when the loss of a step is not finite.
+    """
+
+    def __init__(
+        self, path, global_batch_size, steps_per_epoch, interval=10, baselines=None, verbose=True
+    ):
+        super().__init__()
+        self.path = path
+        self.global_batch_size = global_batch_size
+        self.steps_per_epoch = steps_per_epoch
+        self.interval = interval
+        self.baselines = baselines or {}
+        self.verbose = verbose
+        self.step = 0
+
+    def on_train_begin(self, logs=None):
+        # Line-buffered: what was logged is on disk if the process dies.
+        self._file = open(self.path, "a", buffering=1)
+
+    def on_train_end(self, logs=None):
+        self._file.close()
+
+    def on_epoch_begin(self, epoch, logs=None):
+        if self.verbose:
+            print(f"Epoch {epoch + 1}/{self.params['epochs']}", flush=True)
+            self._bar = keras.utils.Progbar(
+                self.steps_per_epoch, stateful_metrics=("loss", "images/s", "val_loss")
+            )
+        self._start_interval()
+
+    def _start_interval(self):
+        self._interval_start = time.perf_counter()
+        self._interval_steps = 0
+
+    def on_train_batch_end(self, batch, logs=None):
+        self.step += 1
+        self._interval_steps += 1
+        loss = float(logs["loss"])
+        if not math.isfinite(loss):
+            self._file.close()
+            raise NonFiniteLossError(
+                f"The loss of step {self.step} is {loss}. Lower the learning rate, lengthen the "
+                "warm-up, or use --precision=float32; files written so far are kept."
+            )
+        last = batch + 1 == self.steps_per_epoch
+        if self.step % self.interval and not last:
+            return
+        speed = self._interval_steps * self.global_batch_size
+        speed /= time.perf_counter() - self._interval_start
+        self._write(
+            step=self.step,
+            loss=loss,
+            learning_rate=float(self.model.optimizer.learning_rate),
+            images_per_second=round(speed, 1),
+        )
+        if self.verbose:
+            self._bar.update(
+                batch + 1, [("loss", loss), ("images/s", round(speed))], finalize=False
+            )
+        if not last:  # at the end of an epoch, `fit` still reports the metrics, then resets them
+            self.model.reset_metrics()
+        self._start_interval()
+
+    def on_epoch_end(self, epoch, logs=None):
+        validation = {k: float(v) for k, v in (logs or {}).items() if k.startswith("val_")}
+        if validation:
+            self._write(step=self.step, epoch=epoch + 1, **validation)
+        if self.verbose:
+            shown = [*validation.items(), *self.baselines.items()]
+            self._bar.update(self.steps_per_epoch, shown, finalize=True)
+
+    def _write(self, **values):
+        self._file.write(json.dumps(values) + "\n")
+
+
+class SaveLastGood(keras.callbacks.Callback):
+    """Save the model at the end of each epoch, in place of the epoch before's, atomically.
+
+    A run that a NaN loss stops in a later epoch leaves the last epoch's file.
+
+    Args:
+        path: a `.keras` file.
+    """
+
+    def __init__(self, path):
+        super().__init__()
+        self.path = path
+
+    def on_epoch_end(self, epoch, logs=None):
+        save_model(self.model, self.path)

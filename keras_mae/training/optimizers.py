@@ -1,0 +1,99 @@
+"""The optimizers of the recipes: AdamW with the reference's exclusions, and LARS."""
+
+import keras
+from keras import ops
+
+
+def undecayed_variables(model):
+    """Return the trainable variables that weight decay leaves alone.
+
+    These are vectors (biases, LayerNorm scales), and what a layer of the model names itself in a
+    `no_weight_decay` attribute: class and mask tokens, position tables.
+    """
+    named = {
+        id(variable)
+        for layer in model._flatten_layers()
+        for variable in getattr(layer, "no_weight_decay", ())
+    }
+    return [v for v in model.trainable_variables if len(v.shape) < 2 or id(v) in named]
+
+
+def make_adamw(model, learning_rate, weight_decay=0.05, beta_1=0.9, beta_2=0.95, **kwargs):
+    """Return AdamW for pre-training a model, decoupled decay on weight matrices only.
+
+    Args:
+        model: a built Keras model; see `undecayed_variables` for what is excluded.
+        learning_rate: float or a `keras.optimizers.schedules.LearningRateSchedule`.
+        weight_decay: float. Each step subtracts `learning_rate * weight_decay * weight`.
+        beta_1, beta_2: floats in [0, 1). The moments' decay.
+        **kwargs: further arguments of `keras.optimizers.AdamW`; its `epsilon` is 1e-8 here.
+    Reference: Loshchilov and Hutter 2017, arXiv:1711.05101; He et al. 2021, table 8.
+    """
+    optimizer = keras.optimizers.AdamW(
+        learning_rate,
+        weight_decay=weight_decay,
+        beta_1=beta_1,
+        beta_2=beta_2,
+        **{"epsilon": 1e-8, **kwargs},
+    )
+    excluded = undecayed_variables(model)
+    if excluded:
+        optimizer.exclude_from_weight_decay(var_list=excluded)
+    return optimizer
+
+
+@keras.saving.register_keras_serializable(package="keras_mae")
+class LARS(keras.optimizers.Optimizer):
+    """SGD with momentum, each weight matrix's step scaled to the norm of the matrix.
+
+    For a weight `w` of two or more axes and its gradient `g`: `u = g + weight_decay * w`, scaled by
+    `trust_coefficient * |w| / |u|` (by 1 if either norm is 0). Vectors take `u = g`. Then
+    `m <- momentum * m + u` and `w <- w - learning_rate * m`.
+
+    Args:
+        learning_rate: float or a schedule.
+        momentum: float in [0, 1).
+        lars_weight_decay: float. L2 decay inside the scaled step, on weights of two or more axes.
+        trust_coefficient: float.
+    Reference: You et al. 2017, arXiv:1708.03888; He et al. 2021, appendix A.1, linear probing.
+    """
+
+    def __init__(
+        self,
+        learning_rate=0.1,
+        momentum=0.9,
+        lars_weight_decay=0.0,
+        trust_coefficient=0.001,
+        name="lars",
+        **kwargs,
+    ):
+        super().__init__(learning_rate=learning_rate, name=name, **kwargs)
+        self.momentum = momentum
+        self.lars_weight_decay = lars_weight_decay
+        self.trust_coefficient = trust_coefficient
+
+    def build(self, variables):
+        if self.built:
+            return
+        super().build(variables)
+        self._momentums = [self.add_variable_from_reference(v, name="momentum") for v in variables]
+
+    def update_step(self, gradient, variable, learning_rate):
+        learning_rate = ops.cast(learning_rate, variable.dtype)
+        update = ops.cast(gradient, variable.dtype)
+        if len(variable.shape) > 1:
+            update = update + self.lars_weight_decay * variable
+            weight_norm, update_norm = ops.norm(variable), ops.norm(update)
+            trust = self.trust_coefficient * weight_norm / ops.maximum(update_norm, 1e-30)
+            update = update * ops.where((weight_norm > 0) & (update_norm > 0), trust, 1.0)
+        momentum = self._momentums[self._get_variable_index(variable)]
+        self.assign(momentum, self.momentum * momentum + update)
+        self.assign_sub(variable, learning_rate * momentum)
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "momentum": self.momentum,
+            "lars_weight_decay": self.lars_weight_decay,
+            "trust_coefficient": self.trust_coefficient,
+        }

@@ -1,0 +1,47 @@
+"""Learning rates over steps, and durations from epochs to steps."""
+
+import keras
+
+
+def warmup_cosine(peak, warmup_steps, total_steps, final=0.0):
+    """Return a schedule: linear from 0 to `peak`, then half a cosine down to `final`.
+
+    Args:
+        peak: float. The highest learning rate, reached at step `warmup_steps`.
+        warmup_steps: int. 0 starts at the peak.
+        total_steps: int. Where `final` is reached.
+        final: float. Learning rate from `total_steps` on.
+    Returns:
+        `keras.optimizers.schedules.CosineDecay`.
+    Raises:
+        ValueError: unless `0 <= warmup_steps < total_steps`.
+    Reference: Loshchilov and Hutter 2016, arXiv:1608.03983; Goyal et al. 2017, arXiv:1706.02677.
+    """
+    if not 0 <= warmup_steps < total_steps:
+        raise ValueError(
+            "`warmup_steps` must be at least 0 and less than `total_steps`. Received: "
+            f"warmup_steps={warmup_steps}, total_steps={total_steps}"
+        )
+    warmup = {"warmup_target": peak, "warmup_steps": warmup_steps} if warmup_steps else {}
+    return keras.optimizers.schedules.CosineDecay(
+        initial_learning_rate=0.0 if warmup_steps else peak,
+        decay_steps=total_steps - warmup_steps,
+        alpha=final / peak if peak else 0.0,
+        **warmup,
+    )
+
+
+def steps_of(epochs, num_examples, batch_size):
+    """Return how many steps of `batch_size` images `epochs` (a float) of a data set are.
+
+    The one place where epochs become steps. At least 1 for any positive number of epochs.
+    """
+    return max(round(epochs * num_examples / batch_size), 1 if epochs > 0 else 0)
+
+
+def scaled_learning_rate(base_learning_rate, global_batch_size):
+    """Return `base_learning_rate * global_batch_size / 256`, the linear scaling rule.
+
+    Reference: Goyal et al. 2017, arXiv:1706.02677, section 2.1.
+    """
+    return base_learning_rate * global_batch_size / 256
