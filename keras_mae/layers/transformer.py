@@ -16,9 +16,9 @@ def gelu(x):
     return half * x * (1 + ops.erf(x * root))
 
 
-def layer_norm(name, dtype):
-    """Return the model's layer normalisation: epsilon 1e-6, moments in float32."""
-    return keras.layers.LayerNormalization(epsilon=1e-6, name=name, dtype=dtype)
+def layer_norm(name, dtype, epsilon=1e-6):
+    """Return the model's layer normalisation: moments in float32, the reference's epsilon."""
+    return keras.layers.LayerNormalization(epsilon=epsilon, name=name, dtype=dtype)
 
 
 @keras.saving.register_keras_serializable(package="keras_mae")
@@ -106,6 +106,7 @@ class TransformerBlock(keras.layers.Layer):
         drop_path: float in [0, 1). Chance to drop each branch, for an image, in training.
         cross: bool. Whether tokens attend to `context` instead of to each other.
         seed: int. Start of drop path's random numbers.
+        norm_epsilon: float. Added to the variance by both LayerNorms.
     Call arguments:
         x: float `(B, T, D)`.
         context: float `(B, S, E)`, already normalised; for cross-attention only.
@@ -117,7 +118,16 @@ class TransformerBlock(keras.layers.Layer):
     Reference: Dosovitskiy et al. 2020, arXiv:2010.11929, equations 2-3.
     """
 
-    def __init__(self, num_heads, mlp_dim, drop_path=0.0, cross=False, seed=0, **kwargs):
+    def __init__(
+        self,
+        num_heads,
+        mlp_dim,
+        drop_path=0.0,
+        cross=False,
+        seed=0,
+        norm_epsilon=1e-6,
+        **kwargs,
+    ):
         super().__init__(**kwargs)
         check_rate(drop_path, "drop_path")
         self.num_heads = num_heads
@@ -125,10 +135,11 @@ class TransformerBlock(keras.layers.Layer):
         self.drop_path = drop_path
         self.cross = cross
         self.seed = seed
+        self.norm_epsilon = norm_epsilon
         policy = self.dtype_policy
-        self.attention_norm = layer_norm("attention_norm", policy)
+        self.attention_norm = layer_norm("attention_norm", policy, norm_epsilon)
         self.attention = Attention(num_heads, cross=cross, name="attention", dtype=policy)
-        self.mlp_norm = layer_norm("mlp_norm", policy)
+        self.mlp_norm = layer_norm("mlp_norm", policy, norm_epsilon)
         self.mlp = MLP(mlp_dim, name="mlp", dtype=policy)
         # One each, so that the two branches are dropped independently.
         self.attention_drop = DropPath(drop_path, seed=2 * seed, name="attention_drop")
@@ -166,4 +177,5 @@ class TransformerBlock(keras.layers.Layer):
             "drop_path": self.drop_path,
             "cross": self.cross,
             "seed": self.seed,
+            "norm_epsilon": self.norm_epsilon,
         }

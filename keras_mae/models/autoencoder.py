@@ -41,6 +41,8 @@ class MaskedAutoencoder(MaskedTrainer):
         prediction_ratio: float in (0, 1]. Share of the hidden patches, drawn at random, that a
             training step predicts. Less than 1 needs `decoder_attention="cross"`, and None is 1/3
             there (a quarter of all patches at mask ratio .75), and 1 elsewhere.
+        norm_epsilon: float. Added to the variance by all LayerNorms: 1e-6 in the reference, 1e-12
+            in most files of other libraries.
         mean, std: C floats each: the statistics, of pixels in [0, 1], that images are normalised
             with. None: ImageNet's for three channels, else .5.
         seed: int. With the step, it fixes each mask.
@@ -74,6 +76,7 @@ class MaskedAutoencoder(MaskedTrainer):
         norm_pix_loss=True,
         decoder_attention="self",
         prediction_ratio=None,
+        norm_epsilon=1e-6,
         mean=None,
         std=None,
         seed=0,
@@ -99,6 +102,7 @@ class MaskedAutoencoder(MaskedTrainer):
             num_layers=num_layers,
             num_heads=num_heads,
             mlp_dim=mlp_dim,
+            norm_epsilon=norm_epsilon,
             mean=mean,
             std=std,
             name="encoder",
@@ -113,6 +117,7 @@ class MaskedAutoencoder(MaskedTrainer):
             num_heads=decoder_num_heads,
             mlp_dim=decoder_mlp_dim,
             attention=decoder_attention,
+            norm_epsilon=norm_epsilon,
             name="decoder",
             dtype=policy,
         )
@@ -317,6 +322,7 @@ class MaskedAutoencoder(MaskedTrainer):
             "norm_pix_loss": self.norm_pix_loss,
             "decoder_attention": decoder.attention,
             "prediction_ratio": self.prediction_ratio,
+            "norm_epsilon": encoder.norm_epsilon,
             "mean": self.mean,
             "std": self.std,
         }

@@ -30,6 +30,7 @@ class MAEDecoder(keras.Model):
         attention: "self": all tokens attend to all (the paper's). "masked": a token attends to
             the visible tokens and itself. "cross": hidden positions only are decoded, and attend
             to the encoder's tokens only; any share of them can be decoded.
+        norm_epsilon: float. Added to the variance by all LayerNorms.
     Call arguments:
         latent: float `(B, 1 + K, E)`, the encoder's tokens, class token first.
         keep_ids: int32 `(B, K)`, the patches they stand for.
@@ -54,6 +55,7 @@ class MAEDecoder(keras.Model):
         num_heads=16,
         mlp_dim=None,
         attention="self",
+        norm_epsilon=1e-6,
         **kwargs,
     ):
         super().__init__(**kwargs)
@@ -71,17 +73,27 @@ class MAEDecoder(keras.Model):
         self.num_heads = num_heads
         self.mlp_dim = 4 * hidden_dim if mlp_dim is None else mlp_dim
         self.attention = attention
+        self.norm_epsilon = norm_epsilon
 
         policy = self.dtype_policy
         cross = attention == "cross"
         self.projection = keras.layers.Dense(hidden_dim, name="projection", dtype=policy)
         self.positions = PositionTable(self.grid_size, name="positions", dtype=policy)
-        self.context_norm = layer_norm("context_norm", policy) if cross else None
+        self.context_norm = None
+        if cross:
+            self.context_norm = layer_norm("context_norm", policy, norm_epsilon)
         self.blocks = [
-            TransformerBlock(num_heads, self.mlp_dim, cross=cross, name=f"block_{i}", dtype=policy)
+            TransformerBlock(
+                num_heads,
+                self.mlp_dim,
+                cross=cross,
+                norm_epsilon=norm_epsilon,
+                name=f"block_{i}",
+                dtype=policy,
+            )
             for i in range(num_layers)
         ]
-        self.norm = layer_norm("norm", policy)
+        self.norm = layer_norm("norm", policy, norm_epsilon)
         self.prediction = keras.layers.Dense(patch_dim, name="prediction", dtype=policy)
         self.build((None, None, input_dim))
 
@@ -154,4 +166,5 @@ class MAEDecoder(keras.Model):
             "num_heads": self.num_heads,
             "mlp_dim": self.mlp_dim,
             "attention": self.attention,
+            "norm_epsilon": self.norm_epsilon,
         }

@@ -83,6 +83,10 @@ class ViTEncoder(keras.Model):
         mlp_dim: int. Hidden width of a block's MLP; None for `4 * hidden_dim`.
         drop_path: float in [0, 1). Rate of the last block; it grows linearly from 0 at the first.
         learned_positions: bool. Whether the table of positions, sine-cosine at first, is trained.
+        final_norm: bool. Whether the tokens are normalised at the end; False for heads that
+            normalise after pooling.
+        norm_epsilon: float. Added to the variance by all LayerNorms: 1e-6 in the reference, 1e-12
+            in most files of other libraries.
         mean, std: C floats each. Statistics of the pixels, in [0, 1], that the model's images are
             normalised with; kept in the config for heads, exports and figures. None: ImageNet's
             for three channels, else .5.
@@ -92,7 +96,7 @@ class ViTEncoder(keras.Model):
         training: bool. Whether drop path is on.
     Returns:
         float `(B, 1 + N, D)`, or `(B, 1 + K, D)` in the order of `keep_ids`: the class token first,
-        the final LayerNorm applied.
+        the final LayerNorm applied if there is one.
     Raises:
         ValueError: naming the argument that does not fit; for images of another size or dtype.
     Reference: Dosovitskiy et al. 2020, arXiv:2010.11929; He et al. 2021, arXiv:2111.06377.
@@ -109,6 +113,8 @@ class ViTEncoder(keras.Model):
         mlp_dim=None,
         drop_path=0.0,
         learned_positions=False,
+        final_norm=True,
+        norm_epsilon=1e-6,
         mean=None,
         std=None,
         **kwargs,
@@ -127,6 +133,8 @@ class ViTEncoder(keras.Model):
         self.mlp_dim = 4 * hidden_dim if mlp_dim is None else mlp_dim
         self.drop_path = drop_path
         self.learned_positions = learned_positions
+        self.final_norm = final_norm
+        self.norm_epsilon = norm_epsilon
         self.mean, self.std = pixel_statistics(mean, std, channels)
         self.grid_size = grid_size(self.image_size, self.patch_size)
         self.num_patches = self.grid_size[0] * self.grid_size[1]
@@ -142,12 +150,13 @@ class ViTEncoder(keras.Model):
                 self.mlp_dim,
                 drop_path=drop_path * i / max(num_layers - 1, 1),
                 seed=i,
+                norm_epsilon=norm_epsilon,
                 name=f"block_{i}",
                 dtype=policy,
             )
             for i in range(num_layers)
         ]
-        self.norm = layer_norm("norm", policy)
+        self.norm = layer_norm("norm", policy, norm_epsilon) if final_norm else None
         self.build((None, *self.image_size, channels))
 
     def build(self, input_shape):
@@ -164,7 +173,8 @@ class ViTEncoder(keras.Model):
         self.positions.build(tokens_shape)
         for block in self.blocks:
             block.build(tokens_shape)
-        self.norm.build(tokens_shape)
+        if self.norm is not None:
+            self.norm.build(tokens_shape)
 
     @property
     def no_weight_decay(self):
@@ -182,7 +192,7 @@ class ViTEncoder(keras.Model):
         x = self.positions(ops.concatenate([class_token, x], axis=1), keep_ids)
         for block in self.blocks:
             x = block(x, training=training)
-        return self.norm(x)
+        return x if self.norm is None else self.norm(x)
 
     def compute_output_shape(self, images_shape, keep_ids_shape=None):
         kept = self.num_patches if keep_ids_shape is None else keep_ids_shape[1]
@@ -200,6 +210,8 @@ class ViTEncoder(keras.Model):
             "mlp_dim": self.mlp_dim,
             "drop_path": self.drop_path,
             "learned_positions": self.learned_positions,
+            "final_norm": self.final_norm,
+            "norm_epsilon": self.norm_epsilon,
             "mean": self.mean,
             "std": self.std,
         }
