@@ -142,8 +142,10 @@ class TransformerBlock(keras.layers.Layer):
         self.mlp_norm = layer_norm("mlp_norm", policy, norm_epsilon)
         self.mlp = MLP(mlp_dim, name="mlp", dtype=policy)
         # One each, so that the two branches are dropped independently.
-        self.attention_drop = DropPath(drop_path, seed=2 * seed, name="attention_drop")
-        self.mlp_drop = DropPath(drop_path, seed=2 * seed + 1, name="mlp_drop")
+        self.attention_drop = DropPath(
+            drop_path, seed=2 * seed, name="attention_drop", dtype=policy
+        )
+        self.mlp_drop = DropPath(drop_path, seed=2 * seed + 1, name="mlp_drop", dtype=policy)
 
     def build(self, x_shape, context_shape=None):
         self.attention_norm.build(x_shape)
