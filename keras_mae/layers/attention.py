@@ -42,11 +42,7 @@ class Attention(keras.layers.Layer):
                 f"`num_heads` must divide the width of the tokens, {dim}. "
                 f"Received: {self.num_heads}"
             )
-        if self.cross != (context_shape is not None):
-            raise ValueError(
-                f"`context` must be given if and only if `cross` is true. Received: "
-                f"cross={self.cross}, context of shape {context_shape}"
-            )
+        self._check_context(context_shape)
         self.head_dim = dim // self.num_heads
         if self.cross:
             self.query = self._dense(dim, "query", x_shape)
@@ -54,6 +50,13 @@ class Attention(keras.layers.Layer):
         else:
             self.query_key_value = self._dense(3 * dim, "query_key_value", x_shape)
         self.output_projection = self._dense(dim, "output_projection", (*x_shape[:-1], dim))
+
+    def _check_context(self, shape):
+        if self.cross != (shape is not None):
+            raise ValueError(
+                "`context` must be given if and only if `cross` is true. Received: "
+                f"cross={self.cross}, context of shape {shape}"
+            )
 
     def _dense(self, units, name, input_shape):
         layer = keras.layers.Dense(
@@ -64,11 +67,12 @@ class Attention(keras.layers.Layer):
 
     def _heads(self, x, count):
         """Split `(B, T, count * D)` into `count` tensors of `(B, heads, T, head_dim)`."""
-        x = ops.reshape(x, (-1, x.shape[1], count, self.num_heads, self.head_dim))
+        x = ops.reshape(x, (-1, ops.shape(x)[1], count, self.num_heads, self.head_dim))
         x = ops.transpose(x, (2, 0, 3, 1, 4))
         return [x[i] for i in range(count)]
 
     def call(self, x, context=None, attention_mask=None, first_query=0):
+        self._check_context(None if context is None else context.shape)
         if self.cross:
             (query,) = self._heads(self.query(x), 1)
             key, value = self._heads(self.key_value(context), 2)
@@ -84,11 +88,8 @@ class Attention(keras.layers.Layer):
             scores = ops.where(attention_mask, scores, ops.cast(-1e30, "float32"))
         weights = ops.cast(ops.softmax(scores, axis=-1), value.dtype)
         x = ops.transpose(ops.matmul(weights, value), (0, 2, 1, 3))
-        x = ops.reshape(x, (-1, x.shape[1], self.num_heads * self.head_dim))
+        x = ops.reshape(x, (-1, ops.shape(x)[1], self.num_heads * self.head_dim))
         return self.output_projection(x)
-
-    def compute_output_shape(self, x_shape, context_shape=None):
-        return tuple(x_shape)
 
     def get_config(self):
         return {**super().get_config(), "num_heads": self.num_heads, "cross": self.cross}

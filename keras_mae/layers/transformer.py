@@ -149,10 +149,7 @@ class TransformerBlock(keras.layers.Layer):
 
     def build(self, x_shape, context_shape=None):
         self.attention_norm.build(x_shape)
-        if self.cross:
-            self.attention.build(x_shape, context_shape)
-        else:
-            self.attention.build(x_shape)
+        self.attention.build(x_shape, context_shape)
         self.mlp_norm.build(x_shape)
         self.mlp.build(x_shape)
 
@@ -167,9 +164,6 @@ class TransformerBlock(keras.layers.Layer):
         x = x + self.attention_drop(y, training=training)
         y = self.mlp(self.mlp_norm(x))
         return x + self.mlp_drop(y, training=training)
-
-    def compute_output_shape(self, x_shape, context_shape=None):
-        return tuple(x_shape)
 
     def get_config(self):
         return {

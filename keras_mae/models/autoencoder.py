@@ -181,10 +181,6 @@ class MaskedAutoencoder(MaskedTrainer):
             "mask": removed_mask(removed_ids, self.encoder.num_patches),
         }
 
-    def compute_output_shape(self, images_shape, noise_shape=None):
-        batch, patches = images_shape[0], self.encoder.num_patches
-        return {"prediction": (batch, patches, self.decoder.patch_dim), "mask": (batch, patches)}
-
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
         """Return the loss of a batch: the forward pass and the loss, on any Keras backend.
 

@@ -152,9 +152,6 @@ class MAEDecoder(keras.Model):
         first_query = 1 if predict_visible else num_context
         return self.blocks[-1](x, attention_mask=mask, first_query=first_query)
 
-    def compute_output_shape(self, latent_shape, keep_ids_shape, query_ids_shape):
-        return latent_shape[0], query_ids_shape[1], self.patch_dim
-
     def get_config(self):
         return {
             **super().get_config(),
