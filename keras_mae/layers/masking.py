@@ -16,6 +16,9 @@ from keras_mae.layers.arguments import check_positive_int, pair
 def num_kept(num_patches, mask_ratio):
     """Return K, the number of visible patches: `int(N * (1 - mask_ratio))`.
 
+    It is that of the reference to the last bit: 9, not 10, of 100 patches are kept at ratio .9, as
+    `1 - .9` is less than .1 in floating point.
+
     Raises:
         ValueError: if the ratio is not in (0, 1), or no patch, or every patch, would be kept.
     """
@@ -102,7 +105,8 @@ class BlockMasking(MaskingStrategy):
     Rectangles are drawn as BEiT draws them: an area uniform between a least one and what is left
     to remove, an aspect ratio log-uniform in [0.3, 1 / 0.3], a uniform place. Where BEiT stops
     short of its count, this goes on: a rectangle that would remove too many gives its first
-    rows only, and patches still missing after `num_rectangles` draws are taken at random.
+    rows only, and patches still missing after `num_rectangles` draws are taken at random: 0.003 %
+    of all patches at ratio .75 on a 14 x 14 grid, none at .4 to .6, 1.1 % at .9 (0.02 % with 64).
 
     Args:
         min_area: float in (0, 1). Least area, as a fraction of the grid; BEiT's 16 of 196 patches.
@@ -219,10 +223,13 @@ def get_masking(masking):
         return STRATEGIES[masking]()
     if isinstance(masking, dict):
         masking = keras.saving.deserialize_keras_object(masking)
-    if not callable(getattr(masking, "scores", None)):
+    methods = ("scores", "noise_size", "get_config")
+    complete = all(callable(getattr(masking, method, None)) for method in methods)
+    if isinstance(masking, type) or not complete:
         raise ValueError(
-            f"`masking` must be one of {sorted(STRATEGIES)} or an object with the methods of "
-            f"`keras_mae.layers.MaskingStrategy`. Received: {masking!r}"
+            f"`masking` must be one of {sorted(STRATEGIES)} or an instance of a subclass of "
+            f"`keras_mae.layers.MaskingStrategy`, with the methods {methods}. "
+            f"Received: {masking!r}"
         )
     return masking
 
@@ -309,17 +316,23 @@ class PatchMasking(keras.layers.Layer):
 
     def call(self, noise, num_keep=None):
         num_keep = self.num_keep if num_keep is None else num_keep
-        scores = self.masking.scores(noise, self.grid_size, num_keep)
-        return keep_lowest(scores, num_keep)
-
-    def compute_output_shape(self, input_shape):
         num_patches = self.grid_size[0] * self.grid_size[1]
-        batch = input_shape[0]
-        return (batch, self.num_keep), (batch, num_patches - self.num_keep)
-
-    def compute_output_spec(self, noise, num_keep=None):
-        shapes = self.compute_output_shape(noise.shape)
-        return tuple(keras.KerasTensor(shape, dtype="int32") for shape in shapes)
+        if tuple(noise.shape[1:]) != (self.noise_size,):
+            raise ValueError(
+                f"`noise` must have the shape (batch, {self.noise_size}) for {self.masking}. "
+                f"Received: shape {tuple(noise.shape)}"
+            )
+        if not 1 <= num_keep < num_patches:
+            raise ValueError(
+                f"`num_keep` must be from 1 to {num_patches - 1}. Received: {num_keep}"
+            )
+        scores = self.masking.scores(noise, self.grid_size, num_keep)
+        if tuple(scores.shape[1:]) != (num_patches,):
+            raise ValueError(
+                f"`masking` must score each of the {num_patches} patches: expected scores of shape "
+                f"(batch, {num_patches}) of {self.masking}. Received: shape {tuple(scores.shape)}"
+            )
+        return keep_lowest(scores, num_keep)
 
     def get_config(self):
         return {

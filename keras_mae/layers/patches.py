@@ -17,9 +17,14 @@ def patchify(images, patch_size):
     Returns:
         `(B, N, P)` of the images' dtype, `N = H/p * W/q` and `P = p * q * C`.
     Raises:
-        ValueError: if the patches do not tile the image.
+        ValueError: if the patches do not tile the image, or it is not a batch.
     Reference: He et al. 2021, arXiv:2111.06377, section 3.
     """
+    if len(images.shape) != 4:
+        raise ValueError(
+            "`images` must have the shape (batch, height, width, channels). "
+            f"Received: shape {tuple(images.shape)}"
+        )
     _, height, width, channels = images.shape
     p, q = pair(patch_size, "patch_size")
     h, w = grid_size((height, width), (p, q))
@@ -65,11 +70,12 @@ def gather_tokens(tokens, ids):
 
     Args:
         tokens: `(B, N, D)`, or `(1, N, D)` to pick from one sequence for the whole batch.
-        ids: int32 `(B, K)` in [0, N).
+        ids: int `(B, K)` in [0, N).
     Returns:
         `(B, K, D)` of the tokens' dtype, in the order of `ids`.
     """
     size, num_tokens, dim = tokens.shape
+    ids = ops.cast(ids, "int32")
     if size == 1:
         return ops.take(tokens[0], ids, axis=0)
     # One gather of rows of a matrix: faster than a batched gather, on CPU and under XLA.
