@@ -82,7 +82,8 @@ class MaskedAutoencoder(MaskedTrainer):
         seed=0,
         **kwargs,
     ):
-        super().__init__(seed=seed, **kwargs)
+        # Sublayers cast what they take. Noise stays in float32: in half precision it would tie.
+        super().__init__(seed=seed, autocast=False, **kwargs)
         self.image_size = pair(image_size, "image_size")
         self.patch_size = pair(patch_size, "patch_size")
         self.norm_pix_loss = norm_pix_loss
@@ -123,10 +124,11 @@ class MaskedAutoencoder(MaskedTrainer):
         )
         if prediction_ratio is None:
             prediction_ratio = 1 / 3 if decoder_attention == "cross" else 1.0
-        if not 0 < prediction_ratio <= 1 or (prediction_ratio < 1 and decoder_attention != "cross"):
+        valid = isinstance(prediction_ratio, int | float) and 0 < prediction_ratio <= 1
+        if not valid or (prediction_ratio < 1 and decoder_attention != "cross"):
             raise ValueError(
                 "`prediction_ratio` must be in (0, 1], and 1 unless decoder_attention='cross'. "
-                f"Received: {prediction_ratio}, decoder_attention={decoder_attention!r}"
+                f"Received: {prediction_ratio!r}, decoder_attention={decoder_attention!r}"
             )
         self.prediction_ratio = prediction_ratio
         self.reconstruction_loss = PatchReconstructionLoss()
@@ -226,11 +228,13 @@ class MaskedAutoencoder(MaskedTrainer):
 
     def _predict_all(self, images, noise, training=False):
         """Return (prediction `(B, N, P)` in the image's order, keep_ids, removed_ids)."""
-        if tuple(noise.shape[1:]) != (self.noise_size,):
+        sizes = {images.shape[0], noise.shape[0]} - {None}
+        if len(sizes) > 1 or tuple(noise.shape[1:]) != (self.noise_size,):
             raise ValueError(
-                f"`noise` must have the shape (batch, {self.noise_size}). "
-                f"Received: shape {tuple(noise.shape)}"
+                f"`noise` must have the shape (batch, {self.noise_size}), for images of shape "
+                f"{tuple(images.shape)}. Received: shape {tuple(noise.shape)}"
             )
+        noise = ops.cast(noise, "float32")
         keep_ids, removed_ids = self.masking(noise)
         latent = self.encoder(images, keep_ids=keep_ids, training=training)
         prediction = self.decoder(latent, keep_ids, removed_ids, predict_visible=True)
@@ -283,15 +287,15 @@ class MaskedAutoencoder(MaskedTrainer):
             pixels = restore_pixels(
                 prediction, patches, mask, self.encoder.grid_size, statistics == "oracle"
             )
-        hidden = ops.expand_dims(mask, axis=-1)
-        visible = patches * (1 - hidden)
+        hidden = ops.expand_dims(mask, axis=-1) > 0
+        masked = ops.where(hidden, 0.0, patches)
         return {
             "prediction": prediction,
             "mask": mask,
             "loss": loss,
-            "masked_image": unpatchify(visible, self.patch_size, self.image_size),
+            "masked_image": unpatchify(masked, self.patch_size, self.image_size),
             "reconstruction": unpatchify(
-                visible + pixels * hidden, self.patch_size, self.image_size
+                ops.where(hidden, pixels, patches), self.patch_size, self.image_size
             ),
         }
 
