@@ -65,6 +65,9 @@ class MAEDecoder(keras.Model):
             )
         check_positive_int(num_layers, "decoder_num_layers")
         check_width(hidden_dim, num_heads, prefix="decoder_")
+        check_positive_int(4 if mlp_dim is None else mlp_dim, "decoder_mlp_dim")
+        check_positive_int(patch_dim, "patch_dim")
+        check_positive_int(input_dim, "input_dim")
         self.grid_size = pair(grid_size, "grid_size")
         self.patch_dim = patch_dim
         self.input_dim = input_dim

@@ -25,13 +25,16 @@ def pixel_statistics(mean, std, channels):
     default = (IMAGENET_MEAN, IMAGENET_STD) if channels == 3 else ((0.5,) * channels,) * 2
     statistics = []
     for name, value, fallback in (("mean", mean, default[0]), ("std", std, default[1])):
-        value = tuple(float(v) for v in (fallback if value is None else value))
-        if len(value) != channels or (name == "std" and min(value) <= 0):
+        try:
+            values = tuple(float(v) for v in (fallback if value is None else value))
+        except TypeError:  # one number, say
+            values = ()
+        if len(values) != channels or (name == "std" and min(values) <= 0):
             raise ValueError(
                 f"`{name}` must hold one {'positive ' if name == 'std' else ''}number for each of "
                 f"the {channels} channels. Received: {value}"
             )
-        statistics.append(value)
+        statistics.append(values)
     return tuple(statistics)
 
 
