@@ -1,5 +1,7 @@
 """Checks shared by the layers: each error names the argument, what was expected and what came."""
 
+import keras
+
 
 def pair(value, name):
     """Return `value` as a `(height, width)` tuple of two positive ints.
@@ -50,3 +52,16 @@ def check_rate(value, name):
     """Raise a ValueError unless `value` is a number in [0, 1)."""
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1:
         raise ValueError(f"`{name}` must be a float in [0, 1). Received: {value!r}")
+
+
+def check_dtype(dtype):
+    """Raise a ValueError unless `dtype` is None or a Keras policy that computes with floats."""
+    try:
+        valid = keras.backend.is_float_dtype(keras.dtype_policies.get(dtype).compute_dtype)
+    except (TypeError, ValueError):
+        valid = False
+    if not valid:
+        raise ValueError(
+            "`dtype` must be a Keras dtype policy of floats, such as 'float32', 'mixed_bfloat16' "
+            f"or 'mixed_float16'. Received: {dtype!r}"
+        )

@@ -4,7 +4,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_mae.layers.arguments import check_positive_int, pair
+from keras_mae.layers.arguments import check_dtype, check_positive_int, pair
 from keras_mae.layers.positions import PositionTable
 from keras_mae.layers.transformer import TransformerBlock, layer_norm
 from keras_mae.models.encoder import check_width
@@ -58,6 +58,7 @@ class MAEDecoder(keras.Model):
         norm_epsilon=1e-6,
         **kwargs,
     ):
+        check_dtype(kwargs.get("dtype"))
         super().__init__(**kwargs)
         if attention not in ATTENTION:
             raise ValueError(

@@ -3,7 +3,13 @@
 import keras
 from keras import ops
 
-from keras_mae.layers.arguments import check_positive_int, check_rate, grid_size, pair
+from keras_mae.layers.arguments import (
+    check_dtype,
+    check_positive_int,
+    check_rate,
+    grid_size,
+    pair,
+)
 from keras_mae.layers.patches import PatchEmbedding, gather_tokens, patchify
 from keras_mae.layers.positions import PositionTable
 from keras_mae.layers.transformer import TransformerBlock, layer_norm
@@ -122,6 +128,7 @@ class ViTEncoder(keras.Model):
         std=None,
         **kwargs,
     ):
+        check_dtype(kwargs.get("dtype"))
         super().__init__(**kwargs)
         self.image_size = pair(image_size, "image_size")
         self.patch_size = pair(patch_size, "patch_size")

@@ -1,9 +1,13 @@
 """How a self-supervised model is compiled, fitted and evaluated: steps, seeds and checks."""
 
+import itertools
+import types
+
 import keras
 import numpy as np
 from keras import ops
 
+from keras_mae.layers.arguments import check_dtype
 from keras_mae.models.encoder import check_images
 
 # Normalised pixels lie within a few units of 0; pixels of 0..255 that were not normalised do not.
@@ -20,6 +24,7 @@ class MaskedTrainer(keras.Model):
     """
 
     def __init__(self, seed=0, **kwargs):
+        check_dtype(kwargs.get("dtype"))
         super().__init__(**kwargs)
         self.seed = seed
         # Their state is (seed, number of steps): part of the saved model, not of its weights.
@@ -44,18 +49,26 @@ class MaskedTrainer(keras.Model):
 
         Args:
             optimizer: a Keras optimizer or its name.
-            jit_compile: bool or "auto". Whether XLA compiles the steps. "auto": on one GPU or TPU,
-                and on other backends than TensorFlow, yes; on CPUs, where compiling takes longer
-                than it saves, and under replicas, where Keras cannot, no.
-            **kwargs: as in `keras.Model.compile`, but for `loss`: the model brings its own.
+            jit_compile: bool or "auto". Whether XLA compiles the steps. "auto": on one GPU, and on
+                other backends than TensorFlow, yes; on CPUs, where compiling takes longer than it
+                saves, and under replicas, where Keras cannot, no.
+            **kwargs: as in `keras.Model.compile`, but for loss and metrics: there are no labels,
+                and the model brings its own loss.
         """
-        if kwargs.get("loss") is not None or kwargs.get("loss_weights") is not None:
-            raise ValueError(
-                f"`loss` must not be given: {type(self).__name__} computes its own loss from "
-                f"images. Received: loss={kwargs.get('loss')!r}"
-            )
-        if jit_compile == "auto" and keras.backend.backend() == "tensorflow":
-            jit_compile = _one_accelerator()
+        for name in ("loss", "loss_weights", "metrics", "weighted_metrics"):
+            if kwargs.get(name) is not None:
+                raise ValueError(
+                    f"`{name}` must not be given: {type(self).__name__} computes its own loss from "
+                    f"images alone. Received: {kwargs[name]!r}"
+                )
+        if keras.backend.backend() == "tensorflow":
+            if jit_compile == "auto":
+                jit_compile = _one_accelerator()
+            elif jit_compile and _several_replicas():
+                raise ValueError(
+                    "`jit_compile` must be False or 'auto' under a `tf.distribute` strategy of "
+                    f"several replicas, where Keras cannot compile. Received: {jit_compile}"
+                )
         super().compile(optimizer=optimizer, jit_compile=jit_compile, **kwargs)
 
     def compile_from_config(self, config):
@@ -65,6 +78,11 @@ class MaskedTrainer(keras.Model):
 
     def fit(self, x=None, *args, **kwargs):
         """Train on images, see `keras.Model.fit`; the first images are checked before any step."""
+        if isinstance(x, types.GeneratorType):
+            first = list(itertools.islice(x, 1))
+            x = (batch for batch in itertools.chain(first, x))
+            if first:
+                self._check_pixels(_images(first[0]))
         validation = kwargs.get("validation_data")
         for data in (x, validation):
             images = _first_images(data)
@@ -121,8 +139,17 @@ def _first_images(data):
     """Return some first images of what `fit` was given, where that can be had without a loss."""
     if hasattr(data, "element_spec") and hasattr(data, "take"):  # a tf.data.Dataset
         data = next(iter(data.take(1)), None)
+    elif isinstance(data, keras.utils.PyDataset):
+        data = data[0]
     data = data[0] if isinstance(data, tuple | list) and data else data
     return data[:8] if hasattr(data, "shape") and hasattr(data, "dtype") else None
+
+
+def _several_replicas():
+    import tensorflow as tf
+
+    strategy = tf.distribute.get_strategy()
+    return strategy.num_replicas_in_sync > 1 and not isinstance(strategy, tf.distribute.TPUStrategy)
 
 
 def _one_accelerator():
