@@ -5,6 +5,7 @@ the same image: eagerly, in a graph, and after a resume.
 """
 
 import math
+import operator
 
 import tensorflow as tf
 
@@ -101,9 +102,9 @@ def check_image_size(image_size):
     Raises:
         ValueError: if it is neither, or not positive.
     """
-    pair = (image_size, image_size) if isinstance(image_size, int) else image_size
+    pair = image_size if isinstance(image_size, (tuple, list)) else (image_size, image_size)
     try:
-        height, width = (int(size) for size in pair)
+        height, width = (operator.index(size) for size in pair)
         if height < 1 or width < 1:
             raise ValueError
     except (TypeError, ValueError):

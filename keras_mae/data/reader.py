@@ -59,6 +59,7 @@ class EncodedReader:
     def __init__(self, source, skip_log):
         self.source = source
         self.skip_log = skip_log
+        self.known_bad = set()
 
     def read(self, example, key):
         """Handle of an example.
@@ -78,35 +79,40 @@ class EncodedReader:
 
     def _read_or_blank(self, example):
         payload, facts, error = self._try(int(example))
-        return self._count(error, example) or (payload, facts)
-
-    def _count(self, error, example):
         if error is None:
-            self.skip_log.seen(self.source.num_examples)
-            return None
-        path = self.source.path(int(self.source.indices[example]))
-        self.skip_log.bad(path, reason_of(error), self.source.num_examples)
+            self.skip_log.seen()
+            return payload, facts
+        self._report(error, int(example))
         return bytes(self.source.channels), np.array([example, 1, 1, 0, 0], np.int64)
 
     def _read_replaced(self, example, seed, epoch):
         payload, facts, error = self._try(int(example))
-        self._count(error, example)
-        attempt = 0
-        while error is not None:
-            attempt += 1
-            if attempt > MAX_ATTEMPTS:
-                self.skip_log.stop(
-                    f"No readable image found in {MAX_ATTEMPTS} attempts to replace a broken one "
-                    f"in {self.source.name}. Broken:"
-                )
+        if error is None:
+            self.skip_log.seen()
+            return payload, facts
+        self._report(error, int(example))
+        for attempt in range(MAX_ATTEMPTS):
             words = [int(seed), int(epoch), int(example), attempt]
-            other = int(np.random.SeedSequence(words).generate_state(1, np.uint64)[0])
-            other %= self.source.num_examples
+            draw = np.random.SeedSequence(words).generate_state(1, np.uint64)[0]
+            other = int(draw % np.uint64(self.source.num_examples))
             payload, facts, error = self._try(other)
-            if error is not None:
-                path = self.source.path(int(self.source.indices[other]))
-                self.skip_log.name(path, reason_of(error))
-        return payload, facts
+            if error is None:
+                return payload, facts
+            self._report(error, other, asked_for=False)
+        self.skip_log.stop(
+            f"No readable image found in {MAX_ATTEMPTS} attempts to replace a broken one in "
+            f"{self.source.name}. Broken:"
+        )
+
+    def _report(self, error, example, asked_for=True):
+        self.known_bad.add(example)
+        self.skip_log.bad(
+            self.source.path(int(self.source.indices[example])),
+            reason_of(error),
+            num_known=len(self.known_bad),
+            num_examples=self.source.num_examples,
+            asked_for=asked_for,
+        )
 
     def _try(self, example):
         """(payload, facts, None), or (None, None, the error).
@@ -150,13 +156,20 @@ class EncodedHandle:
         )
 
     def crop(self, box):
-        return tf.cond(
-            self.is_jpeg,
-            lambda: tf.image.decode_and_crop_jpeg(
-                self.payload, box, channels=self.channels, dct_method="INTEGER_ACCURATE"
-            ),
-            lambda: cut(self._pixels(), box),
+        return tf.cond(self.is_jpeg, lambda: self._crop_jpeg(box), lambda: cut(self._pixels(), box))
+
+    def _crop_jpeg(self, box):
+        # One column more on each side: colour is stored at half the width and smoothed between
+        # neighbours, so the decoder gets the outermost columns of what it decodes wrong.
+        left = tf.maximum(box[1] - 1, 0)
+        width = tf.minimum(box[1] + box[3] + 1, self.width) - left
+        pixels = tf.image.decode_and_crop_jpeg(
+            self.payload,
+            [box[0], left, box[2], width],
+            channels=self.channels,
+            dct_method="INTEGER_ACCURATE",
         )
+        return pixels[:, box[1] - left : box[1] - left + box[3]]
 
     def _pixels(self):
         pixels = tf.io.decode_raw(self.payload, tf.uint8)

@@ -1,6 +1,7 @@
 """Which images could not be read: each named once, all counted, and a limit to how many."""
 
 import json
+import math
 import threading
 from pathlib import Path
 
@@ -18,10 +19,12 @@ class SkipLog:
         path: `skipped.jsonl` to append to, one line `{"path": ..., "reason": ...}` an image, or
             None to keep the names in memory only. An existing file (a resumed run) is read first,
             so what it names is not named again.
-        max_bad_fraction: float in [0, 1]. Largest accepted share of the images asked for that
-            could not be read.
-        min_seen: int. The share is not judged before this many images (or one epoch, where that
-            is less) were asked for: a broken file among the first ten proves nothing.
+        max_bad_fraction: float in [0, 1]. Largest accepted share of broken images. The run stops
+            when more than this share of all its images has been found broken, or long before, when
+            the share among the images asked for so far is clearly over it (by three standard
+            deviations).
+        min_seen: int. The share so far is not judged before this many images were asked for: a
+            broken file among the first ten proves nothing.
 
     Attributes:
         num_seen: int, images asked for in this process, an image once each time it was asked for.
@@ -46,28 +49,32 @@ class SkipLog:
         if self.path is not None and self.path.exists():
             self._read()
 
-    def seen(self, num_examples):
-        """Count one image that was read. `num_examples`: images in an epoch."""
+    def seen(self):
+        """Count one image that was read."""
         with self._lock:
             self.num_seen += 1
-            self._judge(num_examples)
 
-    def bad(self, path, reason, num_examples):
+    def bad(self, path, reason, *, num_known, num_examples, asked_for=True):
         """Count one image that could not be read, and name it if it was not named before.
 
+        Args:
+            path, reason: strings.
+            num_known: int, how many images of this one's data set are now known to be broken.
+            num_examples: int, how many images that data set has.
+            asked_for: bool. False for one met in looking for a replacement: named, not counted.
         Raises:
             TooManyBadImages: if the share is over `max_bad_fraction`.
         """
         with self._lock:
-            self.num_seen += 1
-            self.num_bad += 1
+            self.num_seen += asked_for
+            self.num_bad += asked_for
             self._name(path, reason)
-            self._judge(num_examples)
-
-    def name(self, path, reason):
-        """Name a broken image without counting it: it was met in looking for a replacement."""
-        with self._lock:
-            self._name(path, reason)
+            share, seen = self.max_bad_fraction, self.num_seen
+            if num_known > share * num_examples:
+                self._stop_at_share(f"{num_known} of all {num_examples}")
+            likely = share * seen + 3 * math.sqrt(share * (1 - share) * seen)
+            if seen >= self.min_seen and self.num_bad > likely:
+                self._stop_at_share(f"{self.num_bad} of the first {seen}")
 
     def stop(self, message):
         """Raise `TooManyBadImages` with the list, and keep it as `error`."""
@@ -80,15 +87,11 @@ class SkipLog:
         self.error = TooManyBadImages("\n".join([message, *lines]))
         raise self.error
 
-    def _judge(self, num_examples):
-        if self.num_seen < min(self.min_seen, num_examples):
-            return
-        if self.num_bad > self.max_bad_fraction * self.num_seen:
-            self.stop(
-                f"{self.num_bad} of {self.num_seen} images could not be read, more than "
-                f"max_bad_fraction={self.max_bad_fraction:g} allows. Repair or remove them, or "
-                "allow more. Broken:"
-            )
+    def _stop_at_share(self, count):
+        self.stop(
+            f"{count} images could not be read, more than max_bad_fraction="
+            f"{self.max_bad_fraction:g} allows. Repair or remove them, or allow more. Broken:"
+        )
 
     def _name(self, path, reason):
         if path in self.reasons:

@@ -1,0 +1,104 @@
+"""Augmentations: worked out by hand, and against Pillow."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from PIL import Image
+
+from keras_mae.data import augment, evaluation_transform
+
+
+def box(height, width, first, rest=0.5, **arguments):
+    uniforms = np.full((10, 4), rest, np.float32)
+    uniforms[0] = first
+    return augment.random_crop_box(height, width, tf.constant(uniforms), **arguments).numpy()
+
+
+def test_crop_box_by_hand():
+    # Area .2 + .8 * .0625 = .25 of 100 x 100, aspect 1 (half of a log range around 1): 50 x 50;
+    # 51 places each way: floor(.5 * 51) = 25, floor(.99 * 51) = 50.
+    assert box(100, 100, [0.0625, 0.5, 0.5, 0.99]).tolist() == [25, 50, 50, 50]
+    # Aspect 4/3: width sqrt(2500 * 4/3) = 57.7, height sqrt(2500 / (4/3)) = 43.3.
+    assert box(100, 100, [0.0625, 1.0, 0, 0]).tolist() == [0, 0, 43, 58]
+    # A target twice as wide as high: width sqrt(2500 * 2) = 70.7, height 35.4.
+    assert box(100, 100, [0.0625, 0.5, 0, 0], target=2.0).tolist() == [0, 0, 35, 71]
+
+
+def test_crop_box_takes_the_first_that_fits():
+    # The first try, all of the area at aspect 4/3, is wider than the image.
+    assert box(100, 100, [1.0, 1.0, 0, 0], 0.0).tolist()[2:] == [52, 39]
+
+
+def test_crop_box_falls_back_to_the_middle():
+    # 10 x 1000: no try fits; the largest box of aspect 4/3 is 10 x 13, in the middle.
+    assert box(10, 1000, [1.0, 1.0, 0, 0], 1.0).tolist() == [0, 494, 10, 13]
+    assert box(1000, 9, [1.0, 1.0, 0, 0], 1.0).tolist() == [494, 0, 12, 9]
+    assert box(1, 1, [0.0, 0.5, 0, 0]).tolist() == [0, 0, 1, 1]
+
+
+def test_crop_boxes_stay_inside_and_cover_the_range():
+    rng = np.random.RandomState(0)
+    boxes = []
+    for _ in range(200):
+        uniforms = tf.constant(rng.random_sample((10, 4)), tf.float32)
+        boxes.append(augment.random_crop_box(75, 100, uniforms).numpy())
+    top, left, height, width = np.array(boxes).T
+    assert (top >= 0).all() and (left >= 0).all()
+    assert (top + height <= 75).all() and (left + width <= 100).all()
+    area, aspect = height * width / 7500, width / height
+    assert 0.19 < area.min() < 0.25 and 0.9 < area.max() <= 1
+    assert 0.73 < aspect.min() < 0.8 and 1.25 < aspect.max() < 1.36
+
+
+def test_shift_moves_and_pads_with_black():
+    image = tf.reshape(tf.range(1, 13), (3, 4, 1))
+    shifted = augment.random_shift(image, tf.constant([0.0, 0.99]), pixels=1)
+    # Up by one in the padded image: the picture moves down; and to the left.
+    assert shifted.numpy()[..., 0].tolist() == [[0, 0, 0, 0], [2, 3, 4, 0], [6, 7, 8, 0]]
+    assert np.array_equal(augment.random_shift(image, tf.constant([0.5, 0.5])), image)
+
+
+def test_flip_is_left_and_right():
+    image = tf.reshape(tf.range(6), (2, 3, 1))
+    assert augment.random_flip(image, tf.constant(0.4)).numpy()[..., 0].tolist() == [
+        [2, 1, 0],
+        [5, 4, 3],
+    ]
+    assert np.array_equal(augment.random_flip(image, tf.constant(0.5)), image)
+
+
+def test_bicubic_is_pillows(picture):
+    image = picture(90, 120)
+    ours = augment.resize_image(np.asarray(image), (32, 40), "bicubic").numpy()
+    pillows = np.asarray(image.resize((40, 32), Image.Resampling.BICUBIC), np.float32)
+    assert np.abs(ours - pillows).max() < 1.5 and ours.min() >= 0 and ours.max() <= 255
+
+
+def test_evaluation_is_resize_and_centre_crop(picture):
+    image = picture(70, 100)
+    ours = evaluation_transform(np.asarray(image), 56).numpy()
+    # 56 * 256 / 224 = 64; 100 * 64 // 70 = 91; the middle: (64 - 56) // 2, (91 - 56) // 2.
+    resized = np.asarray(image.resize((91, 64), Image.Resampling.BICUBIC), np.float32) / 255
+    assert ours.shape == (56, 56, 3)
+    np.testing.assert_allclose(ours, resized[4:60, 17:73], atol=1.5 / 255)
+
+
+@pytest.mark.parametrize("size", [(60, 80), (80, 60), (1000, 7), (7, 1000), (5, 5)])
+@pytest.mark.parametrize("wanted", [(32, 64), (64, 32), 28])
+def test_evaluation_gives_the_wanted_size(size, wanted):
+    image = np.full((*size, 1), 51, np.uint8)
+    result = evaluation_transform(image, wanted).numpy()
+    assert result.shape == (*augment.check_image_size(wanted), 1)
+    np.testing.assert_allclose(result, 0.2, atol=1e-3)
+
+
+def test_evaluation_leaves_the_wanted_size_as_it_is():
+    image = np.random.RandomState(0).randint(0, 256, (28, 28, 1), dtype=np.uint8)
+    result = evaluation_transform(image, 28).numpy()
+    assert np.array_equal(result, image.astype(np.float32) / 255)
+
+
+@pytest.mark.parametrize("size", [0, -1, (28,), (28, 0), "x", None])
+def test_image_size_that_does_not_fit(size):
+    with pytest.raises(ValueError, match="image_size: expected a positive int or"):
+        augment.check_image_size(size)

@@ -1,0 +1,149 @@
+"""Decoding: every format as Pillow reads it, by whichever way it goes."""
+
+import io
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from PIL import Image, ImageOps
+
+from keras_mae.data import load_image, load_source
+from keras_mae.data.decode import plain_jpeg_size, read_with_pillow
+from keras_mae.data.reader import make_reader
+
+
+def encode(image, form="JPEG", **options):
+    file = io.BytesIO()
+    image.save(file, form, **options)
+    return file.getvalue()
+
+
+def turned(orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    return exif
+
+
+def xmp_turned():
+    return b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><a tiff:Orientation="6"/></x:xmpmeta>'
+
+
+# name -> function from an RGB picture to the bytes of a file
+FILES = {
+    "baseline.jpg": lambda image: encode(image, quality=90),
+    "optimised.jpg": lambda image: encode(image, quality=60, optimize=True),
+    "444.jpg": lambda image: encode(image, subsampling=0),
+    "restarts.jpg": lambda image: encode(image, restart_marker_blocks=4),
+    "upright.jpg": lambda image: encode(image, exif=turned(1)),
+    "grey.jpg": lambda image: encode(image.convert("L")),
+    "progressive.jpg": lambda image: encode(image, progressive=True),
+    "cmyk.jpg": lambda image: encode(image.convert("CMYK")),
+    "turned.jpg": lambda image: encode(image, exif=turned(6)),
+    "xmp.jpg": lambda image: encode(image, xmp=xmp_turned()),
+    "trailing.jpg": lambda image: encode(image) + b"bytes that do not belong here",
+    "rgb.png": lambda image: encode(image, "PNG"),
+    "grey.png": lambda image: encode(image.convert("L"), "PNG"),
+    "turned.png": lambda image: encode(image, "PNG", exif=turned(3)),
+    "alpha.png": lambda image: encode(half_clear(image), "PNG"),
+    "palette.png": lambda image: encode(image.quantize(16), "PNG"),
+    "bits.png": lambda image: encode(image.convert("1"), "PNG"),
+    "picture.webp": lambda image: encode(image, "WEBP", lossless=True),
+    "picture.bmp": lambda image: encode(image, "BMP"),
+    "picture.tif": lambda image: encode(image, "TIFF"),
+    "moving.gif": lambda image: encode(
+        image, "GIF", save_all=True, append_images=[ImageOps.invert(image)]
+    ),
+    "png_named.jpg": lambda image: encode(image, "PNG"),
+    "jpg_named.png": lambda image: encode(image),
+}
+FAST = {"baseline.jpg", "optimised.jpg", "444.jpg", "restarts.jpg", "upright.jpg", "grey.jpg"}
+FAST |= {"jpg_named.png"}
+
+
+def half_clear(image):
+    image = image.convert("RGBA")
+    image.putalpha(128)
+    return image
+
+
+def pillow(data, mode="RGB"):
+    image = ImageOps.exif_transpose(Image.open(io.BytesIO(data))).convert(mode)
+    pixels = np.asarray(image)
+    return pixels.reshape(*pixels.shape[:2], -1)
+
+
+@pytest.mark.parametrize("channels", [3, 1])
+@pytest.mark.parametrize("name", FILES)
+def test_every_file_is_read_as_pillow_does(tmp_path, picture, name, channels):
+    data = FILES[name](picture())
+    (tmp_path / name).write_bytes(data)
+    expected = pillow(data, "RGB" if channels == 3 else "L")
+    assert np.array_equal(load_image(tmp_path / name, channels), expected)
+
+    source = load_source(f"folder:{tmp_path}")
+    source.channels = channels
+    handle = make_reader(source).read(tf.constant(0, tf.int64), None)
+    assert bool(handle.ok) and (int(handle.height), int(handle.width)) == expected.shape[:2]
+    assert np.array_equal(handle.whole(), expected)
+    # Boxes at the edges, at the decoder's blocks of 16, and at neither.
+    for top, left, height, width in [
+        (0, 0, 60, 60),
+        (3, 16, 33, 32),
+        (7, 5, 41, 44),
+        (59, 59, 1, 1),
+    ]:
+        crop = handle.crop(tf.constant([top, left, height, width]))
+        assert np.array_equal(crop, expected[top : top + height, left : left + width])
+    if channels == 3:
+        assert (plain_jpeg_size(data) is not None) == (name in FAST)
+
+
+def test_16_bits_keep_their_high_byte(tmp_path):
+    values = np.arange(0, 65536, 64, dtype=np.uint16).reshape(32, 32)
+    Image.fromarray(values).save(tmp_path / "deep.png")
+    expected = (values // 256)[..., None]
+    assert np.array_equal(load_image(tmp_path / "deep.png", 1), expected)
+    assert np.array_equal(load_image(tmp_path / "deep.png", 3), np.repeat(expected, 3, 2))
+
+
+def test_plain_jpeg_refuses_what_is_cut_or_garbled(picture):
+    data = encode(picture(), quality=90)
+    assert plain_jpeg_size(data) == (60, 80)
+    for cut in (0, 1, 2, 10, 100, len(data) // 2, len(data) - 1):
+        assert plain_jpeg_size(data[:cut]) is None
+        assert plain_jpeg_size(data[:cut] + b"\xff\xd9") is None or cut > 600  # header is whole
+    scan = data.index(b"\xff\xda")
+    assert plain_jpeg_size(data[: scan + 100] + b"\xff\xc4" + data[scan + 102 :]) is None
+    huffman = data.index(b"\xff\xc4")
+    assert plain_jpeg_size(data[: huffman + 5] + b"\x09" + data[huffman + 6 :]) is None
+
+
+def test_nothing_accepted_kills_the_decoder(picture):
+    """Whatever passes the check must not be a fatal error in TensorFlow: that ends a run."""
+    image, rng, accepted = picture(), np.random.RandomState(0), 0
+    whole = [encode(image, quality=q, optimize=q < 80) for q in (50, 75, 95)]
+    for number in range(3000):
+        data = bytearray(whole[number % 3])
+        for _ in range(rng.randint(1, 4)):
+            data[rng.randint(2, 700 if number % 2 else len(data))] = rng.randint(256)
+        data = bytes(data)
+        size = plain_jpeg_size(data)
+        if size is not None and size[0] * size[1] < 250_000:
+            accepted += 1
+            decoded = tf.io.decode_jpeg(data, channels=3, dct_method="INTEGER_ACCURATE")
+            assert np.array_equal(decoded, read_with_pillow(data))
+    assert accepted > 500
+
+
+@pytest.mark.parametrize("content", [b"", b"\xff\xd8\xff", b"no image at all" * 100])
+def test_load_image_names_the_file(tmp_path, content):
+    (tmp_path / "bad.jpg").write_bytes(content)
+    with pytest.raises(ValueError, match=r"path: expected a readable image file, got .*bad\.jpg"):
+        load_image(tmp_path / "bad.jpg")
+    with pytest.raises(ValueError, match="missing.png"):
+        load_image(tmp_path / "missing.png")
+
+
+def test_load_image_refuses_other_channels(tmp_path):
+    with pytest.raises(ValueError, match="channels: expected 1 or 3, got 4"):
+        load_image(tmp_path / "any.png", channels=4)
