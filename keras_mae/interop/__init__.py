@@ -1,0 +1,9 @@
+"""Checkpoints of other libraries, in and out.
+
+PyTorch files need torch (`pip install "keras_mae[interop]"`); safetensors and `.keras` do not.
+"""
+
+from keras_mae.interop.load import load_pretrained, load_weights_into
+from keras_mae.interop.save import save_pretrained
+
+__all__ = ["load_pretrained", "load_weights_into", "save_pretrained"]

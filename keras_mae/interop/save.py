@@ -1,0 +1,116 @@
+"""From a model to the files of other libraries."""
+
+import contextlib
+import json
+import logging
+import os
+import shutil
+import tempfile
+
+import numpy as np
+
+from keras_mae.interop import transformers_format as hf
+from keras_mae.interop.keras_format import flat_config, kind_of
+from keras_mae.interop.names import reference_name, to_reference_layout
+from keras_mae.interop.read import CONFIG_KEY
+from keras_mae.layers.masking import MaskRatioSchedule
+from keras_mae.models.weights import get_weights
+
+logger = logging.getLogger(__name__)
+
+FORMATS = ("hf", "meta")
+
+
+def save_pretrained(model, directory, format="hf"):
+    """Write a model for other libraries; `load_pretrained` reads it back bit by bit.
+
+    "hf": `model.safetensors`, `config.json` and `preprocessor_config.json`, which transformers
+    opens with `from_pretrained`: an autoencoder as ViTMAEForPreTraining, an encoder as ViTMAEModel,
+    a classifier as ViTForImageClassification. "meta": `checkpoint.pth`, a PyTorch file with the
+    names of Meta's and timm's models, and this model's arguments under a key that they ignore.
+
+    Args:
+        model: `MaskedAutoencoder`, `ViTEncoder` or `ViTClassifier`.
+        directory: str or path. It appears whole or not at all.
+        format: "hf" or "meta".
+    Raises:
+        FileExistsError: if `directory` exists and is not empty.
+        ValueError: if the model is one that the format cannot hold.
+        ImportError: for "meta" where torch is not installed.
+    """
+    if format not in FORMATS:
+        raise ValueError(f"`format` must be one of {list(FORMATS)}. Received: {format!r}")
+    kind, config = kind_of(model), flat_config(model)
+    _check_decoder(config)
+    if isinstance(getattr(model, "mask_ratio", None), MaskRatioSchedule) and format == "hf":
+        config["mask_ratio"] = model.mask_ratio.ratios[-1]
+    weights = {
+        reference_name(name, config.get("head_norm") == "batch"): np.ascontiguousarray(
+            to_reference_layout(name, value.astype("float32"), config["patch_size"])
+        )
+        for name, value in get_weights(model).items()
+    }
+    with _whole_directory(directory) as folder:
+        if format == "hf":
+            _write_transformers(folder, kind, config, weights)
+        else:
+            _write_torch(folder, config, weights)
+
+
+def _check_decoder(config):
+    if config.get("decoder_attention", "self") != "self":
+        raise ValueError(
+            "`model` must have decoder_attention='self': no other library has another. Received: "
+            f"{config['decoder_attention']!r}. Its encoder alone, `model.encoder`, can be saved"
+        )
+
+
+def _write_transformers(folder, kind, config, weights):
+    from safetensors.numpy import save_file
+
+    theirs, preprocessor = hf.config_to_transformers(kind, config)
+    masking = config.get("masking", {}).get("class_name", "RandomMasking")
+    if masking != "RandomMasking":
+        logger.warning("transformers masks at random; %s is not saved", masking)
+    prefix = "" if kind == "encoder" else "vit."
+    weights = hf.to_transformers(weights, prefix)
+    # safetensors writes an array's memory as it lies.
+    weights = {name: np.ascontiguousarray(value) for name, value in weights.items()}
+    save_file(weights, os.path.join(folder, "model.safetensors"), metadata={"format": "pt"})
+    for name, content in (("config.json", theirs), ("preprocessor_config.json", preprocessor)):
+        with open(os.path.join(folder, name), "w", encoding="utf-8") as file:
+            json.dump(content, file, indent=2)
+            file.write("\n")
+
+
+def _write_torch(folder, config, weights):
+    try:
+        import torch
+    except ImportError as error:
+        raise ImportError(
+            "`format` 'meta' writes a PyTorch file, and PyTorch is not installed: "
+            'pip install "keras_mae[interop]"'
+        ) from error
+    weights = {name: torch.from_numpy(value) for name, value in weights.items()}
+    content = {"model": weights, CONFIG_KEY: config}
+    torch.save(content, os.path.join(folder, "checkpoint.pth"))
+
+
+@contextlib.contextmanager
+def _whole_directory(directory):
+    """Give a temporary folder beside `directory`, and rename it to that if nothing was raised."""
+    directory = os.path.abspath(os.fspath(directory))
+    if os.path.exists(directory) and (not os.path.isdir(directory) or os.listdir(directory)):
+        raise FileExistsError(f"`directory` must be new or empty. Received: {directory}")
+    parent, name = os.path.split(directory)
+    os.makedirs(parent, exist_ok=True)
+    folder = tempfile.mkdtemp(prefix=f".{name}.", dir=parent)
+    try:
+        yield folder
+        umask = os.umask(0)
+        os.umask(umask)
+        os.chmod(folder, 0o777 & ~umask)  # `mkdtemp` lets its owner in only.
+        os.rename(folder, directory)  # An empty folder of this name is replaced.
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise

@@ -1,0 +1,226 @@
+"""The folders of transformers' ViT-MAE and ViT: names of weights, and config.json."""
+
+import logging
+import re
+
+import numpy as np
+
+from keras_mae.interop.names import BLOCK_NAME
+
+logger = logging.getLogger(__name__)
+
+MODEL_TYPES = ("vit_mae", "vit")
+# What its config means where a value is missing.
+_NORM_EPSILON = 1e-12
+
+# The names in its files; versions from 5 on use others in memory. The decoder's blocks are saved as
+# `decoder_layers`, and by versions from 5 on as `decoder_encoder.layer`.
+_HF_BLOCKS = (
+    (re.compile(r"(?:encoder\.layer|layers)\.(\d+)\."), "blocks"),
+    (re.compile(r"decoder\.(?:decoder_layers|decoder_encoder\.layer)\.(\d+)\."), "decoder_blocks"),
+)
+_HF_BLOCK_LAYERS = {
+    "layernorm_before": "norm1",
+    "attention.output.dense": "attn.proj",
+    "attention.o_proj": "attn.proj",
+    "layernorm_after": "norm2",
+    "intermediate.dense": "mlp.fc1",
+    "mlp.fc1": "mlp.fc1",
+    "output.dense": "mlp.fc2",
+    "mlp.fc2": "mlp.fc2",
+}
+_HF_QKV = re.compile(r"attention\.(?:attention\.)?(query|key|value|q_proj|k_proj|v_proj)")
+_HF_TOP = {
+    "embeddings.cls_token": "cls_token",
+    "embeddings.position_embeddings": "pos_embed",
+    "embeddings.patch_embeddings.projection.weight": "patch_embed.proj.weight",
+    "embeddings.patch_embeddings.projection.bias": "patch_embed.proj.bias",
+    "layernorm.weight": "norm.weight",
+    "layernorm.bias": "norm.bias",
+    "decoder.mask_token": "mask_token",
+    "decoder.decoder_pos_embed": "decoder_pos_embed",
+    **{
+        f"decoder.{layer}.{leaf}": f"{layer}.{leaf}"
+        for layer in ("decoder_embed", "decoder_norm", "decoder_pred")
+        for leaf in ("weight", "bias")
+    },
+    "classifier.weight": "head.weight",
+    "classifier.bias": "head.bias",
+}
+
+
+def is_transformers(names):
+    """Return whether weights have transformers' names."""
+    return any(name.removeprefix("vit.").startswith("embeddings.") for name in names)
+
+
+def from_transformers(weights):
+    """Rename transformers' weights to the reference's names, and join queries, keys and values.
+
+    A name that is not transformers' ViT-MAE or ViT stays as it is.
+    """
+    renamed, parts = {}, {}
+    for name, value in weights.items():
+        short = name.removeprefix("vit.")
+        theirs = _HF_TOP.get(short, name)
+        for pattern, stack in _HF_BLOCKS:
+            if match := pattern.match(short):
+                layer, _, leaf = short[match.end() :].rpartition(".")
+                block = f"{stack}.{match[1]}"
+                if qkv := _HF_QKV.fullmatch(layer):
+                    parts.setdefault(f"{block}.attn.qkv.{leaf}", {})[qkv[1][0]] = (name, value)
+                    theirs = None
+                elif layer in _HF_BLOCK_LAYERS:
+                    theirs = f"{block}.{_HF_BLOCK_LAYERS[layer]}.{leaf}"
+        if theirs is not None:
+            renamed[theirs] = value
+    for name, part in parts.items():
+        if set(part) == set("qkv"):
+            renamed[name] = np.concatenate([part[letter][1] for letter in "qkv"])
+        else:  # Incomplete: left under its own name, to be reported.
+            renamed.update(part.values())
+    return renamed
+
+
+def to_transformers(weights, prefix):
+    """Rename weights of the reference's names to transformers', and split queries, keys, values.
+
+    Args:
+        weights: dict of arrays in PyTorch's layout.
+        prefix: "vit." for models with a decoder or a head, "" for the encoder alone.
+    """
+    top = {theirs: hf for hf, theirs in _HF_TOP.items()}
+    # The first of two names is the one in files.
+    layers = {}
+    for hf, theirs in _HF_BLOCK_LAYERS.items():
+        layers.setdefault(theirs, hf)
+    renamed = {}
+    for name, value in weights.items():
+        block = BLOCK_NAME.fullmatch(name)
+        if block is None:
+            hf = top[name]
+            inside = hf.startswith(("embeddings.", "layernorm."))
+            renamed[prefix + hf if inside else hf] = value
+            continue
+        encoder = block[1] == "blocks"
+        stack = f"{prefix}encoder.layer" if encoder else "decoder.decoder_layers"
+        layer, _, leaf = block[3].rpartition(".")
+        stack = f"{stack}.{block[2]}"
+        if layer == "attn.qkv":
+            for part, values in zip(("query", "key", "value"), np.split(value, 3), strict=True):
+                renamed[f"{stack}.attention.attention.{part}.{leaf}"] = values
+        else:
+            renamed[f"{stack}.{layers[layer]}.{leaf}"] = value
+    return renamed
+
+
+def config_from_transformers(config, preprocessor):
+    """Return what config.json and preprocessor_config.json tell of a model, as our arguments.
+
+    Args:
+        config: dict, or None where there is none.
+        preprocessor: dict, or None.
+    Raises:
+        ValueError: if the model is none of ViT-MAE and ViT, or another in a detail we do not have.
+    """
+    config = config or {}
+    model_type = config.get("model_type", "vit_mae")
+    if model_type not in MODEL_TYPES:
+        raise ValueError(
+            f"`path` must be of a model_type in {list(MODEL_TYPES)}. Received: {model_type!r}"
+        )
+    if config.get("hidden_act", "gelu") != "gelu" or not config.get("qkv_bias", True):
+        raise ValueError(
+            "`path` must be a model with hidden_act 'gelu' and qkv_bias true. Received: "
+            f"{config.get('hidden_act')!r}, {config.get('qkv_bias')!r}"
+        )
+    ours = {
+        "num_heads": config.get("num_attention_heads"),
+        "decoder_num_heads": config.get("decoder_num_attention_heads"),
+        "mask_ratio": config.get("mask_ratio"),
+        "norm_pix_loss": config.get("norm_pix_loss", False),
+        "norm_epsilon": config.get("layer_norm_eps", _NORM_EPSILON),
+        "image_size": config.get("image_size"),
+        "mean": (preprocessor or {}).get("image_mean"),
+        "std": (preprocessor or {}).get("image_std"),
+    }
+    return {key: value for key, value in ours.items() if value is not None}
+
+
+def config_to_transformers(kind, config):
+    """Return (config.json, preprocessor_config.json) of a model.
+
+    Args:
+        kind: "autoencoder", "encoder" or "classifier".
+        config: dict, the arguments of ours.
+    Raises:
+        ValueError: naming what transformers' models cannot do.
+    """
+    _check_expressible(kind, config)
+    height, width = config["image_size"]
+    architecture, model_type = {
+        "autoencoder": ("ViTMAEForPreTraining", "vit_mae"),
+        "encoder": ("ViTMAEModel", "vit_mae"),
+        "classifier": ("ViTForImageClassification", "vit"),
+    }[kind]
+    theirs = {
+        "architectures": [architecture],
+        "model_type": model_type,
+        "dtype": "float32",
+        "image_size": height,
+        "patch_size": config["patch_size"][0],
+        "num_channels": config["channels"],
+        "hidden_size": config["hidden_dim"],
+        "num_hidden_layers": config["num_layers"],
+        "num_attention_heads": config["num_heads"],
+        "intermediate_size": config["mlp_dim"],
+        "hidden_act": "gelu",
+        "qkv_bias": True,
+        "layer_norm_eps": config["norm_epsilon"],
+        "hidden_dropout_prob": 0.0,
+        "attention_probs_dropout_prob": 0.0,
+        "initializer_range": 0.02,
+    }
+    if kind == "autoencoder":
+        theirs |= {
+            "decoder_hidden_size": config["decoder_hidden_dim"],
+            "decoder_num_hidden_layers": config["decoder_num_layers"],
+            "decoder_num_attention_heads": config["decoder_num_heads"],
+            "decoder_intermediate_size": config["decoder_mlp_dim"],
+            "mask_ratio": config["mask_ratio"],
+            "norm_pix_loss": config["norm_pix_loss"],
+        }
+    if kind == "classifier":
+        labels = [f"LABEL_{i}" for i in range(config["num_classes"])]
+        theirs["id2label"] = {str(i): label for i, label in enumerate(labels)}
+        theirs["label2id"] = {label: i for i, label in enumerate(labels)}
+    preprocessor = {
+        "image_processor_type": "ViTImageProcessor",
+        "do_resize": True,
+        "size": {"height": height, "width": width},
+        "resample": 3,  # PIL's bicubic.
+        "do_rescale": True,
+        "rescale_factor": 1 / 255,
+        "do_normalize": True,
+        "image_mean": list(config["mean"]),
+        "image_std": list(config["std"]),
+    }
+    return theirs, preprocessor
+
+
+def _check_expressible(kind, config):
+    if len(set(config["image_size"])) > 1 or len(set(config["patch_size"])) > 1:
+        raise ValueError(
+            "`format` 'hf' holds square images and patches only; use 'meta' or '.keras'. Received: "
+            f"image_size={config['image_size']}, patch_size={config['patch_size']}"
+        )
+    if kind == "classifier" and (config["pooling"] != "token" or config["head_norm"] is not None):
+        raise ValueError(
+            "`format` 'hf' holds classifiers with pooling='token' and head_norm=None only; use "
+            f"'meta' or '.keras'. Received: pooling={config['pooling']!r}, "
+            f"head_norm={config['head_norm']!r}"
+        )
+    if kind != "classifier" and not config.get("final_norm", True):
+        raise ValueError(
+            "`format` 'hf' holds encoders with a final LayerNorm only. Received: final_norm=False"
+        )

@@ -1,0 +1,194 @@
+"""An encoder with a linear head, to be fine-tuned or probed."""
+
+import os
+
+import keras
+from keras import ops
+
+from keras_mae.layers.arguments import check_positive_int
+from keras_mae.models.encoder import ViTEncoder
+from keras_mae.models.weights import assign_weights, get_weights
+
+POOLINGS = ("token", "mean")
+HEAD_NORMS = ("auto", "layer", "batch", None)
+
+
+@keras.saving.register_keras_serializable(package="keras_mae")
+class ViTClassifier(keras.Model):
+    """A pre-trained encoder, pooled to one vector an image, and a linear layer for the classes.
+
+    The encoder is copied: training the classifier never changes the model it came from.
+
+    Args:
+        encoder: `ViTEncoder`; or a model with one, such as a `MaskedAutoencoder`; or a path that
+            `keras_mae.load_pretrained` knows.
+        num_classes: int.
+        pooling: "token" for the class token, "mean" for the mean of the patches' tokens.
+        head_norm: what normalises the pooled vector. "layer": a LayerNorm of its own, in place of
+            the encoder's final one. "batch": a BatchNorm without scale and offset, for linear
+            probes. None: only the encoder's final LayerNorm, before pooling. "auto": "layer" for
+            mean pooling and None for the class token, as in the reference.
+        drop_path: float in [0, 1), see `ViTEncoder`; None for the encoder's own.
+        trainable_blocks: which part of the encoder is trained. None: all of it. 0: nothing.
+            0.5: the MLP of the last block, with its norm. 1, 2, ...: so many last blocks, and
+            nothing else. The head, and its norm, always are. A wholly frozen encoder runs
+            without drop path.
+        image_size: int or (H, W); None for the encoder's. For another size, sine-cosine positions
+            are computed anew, and learned ones resampled.
+    Call arguments:
+        images: float `(B, H, W, C)`, `(pixel / 255 - mean) / std` with the encoder's `mean`, `std`.
+        training: bool. Whether drop path is on, and "batch" normalises with the batch.
+    Returns:
+        float32 `(B, num_classes)`, logits.
+    Raises:
+        ValueError: naming the argument that does not fit.
+    Reference: He et al. 2021, arXiv:2111.06377, sections 4.3 and A.1; the head's initial deviation,
+        2e-5 (.01 for linear probes), is the reference's.
+    """
+
+    def __init__(
+        self,
+        encoder,
+        num_classes,
+        pooling="token",
+        head_norm="auto",
+        drop_path=None,
+        trainable_blocks=None,
+        image_size=None,
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        check_positive_int(num_classes, "num_classes")
+        if pooling not in POOLINGS:
+            raise ValueError(f"`pooling` must be one of {list(POOLINGS)}. Received: {pooling!r}")
+        if head_norm not in HEAD_NORMS:
+            raise ValueError(
+                f"`head_norm` must be one of {list(HEAD_NORMS)}. Received: {head_norm!r}"
+            )
+        if head_norm == "auto":
+            head_norm = "layer" if pooling == "mean" else None
+        self.num_classes = num_classes
+        self.pooling = pooling
+        self.head_norm = head_norm
+        self.drop_path = drop_path
+        self.trainable_blocks = trainable_blocks
+        self.image_size = image_size
+        if isinstance(encoder, dict):  # From a config: it has been adapted before.
+            self.encoder = keras.saving.deserialize_keras_object(encoder)
+        else:
+            changes = {"image_size": image_size, "drop_path": drop_path}
+            changes = {key: value for key, value in changes.items() if value is not None}
+            if head_norm == "layer":
+                changes["final_norm"] = False
+            if "dtype" in kwargs:
+                changes["dtype"] = self.dtype_policy
+            self.encoder = _copy_encoder(find_encoder(encoder), changes)
+        # Pooled features and logits stay in float32 under a mixed policy.
+        self.feature_norm = None
+        if head_norm == "layer":
+            self.feature_norm = keras.layers.LayerNormalization(
+                epsilon=self.encoder.norm_epsilon, name="feature_norm", dtype="float32"
+            )
+        elif head_norm == "batch":
+            self.feature_norm = keras.layers.BatchNormalization(
+                momentum=0.9,
+                epsilon=1e-6,
+                center=False,
+                scale=False,
+                name="feature_norm",
+                dtype="float32",
+            )
+        self.head = keras.layers.Dense(
+            num_classes,
+            kernel_initializer=keras.initializers.TruncatedNormal(
+                stddev=0.01 if head_norm == "batch" else 2e-5
+            ),
+            name="head",
+            dtype="float32",
+        )
+        self.build((None, *self.encoder.image_size, self.encoder.channels))
+        self._freeze()
+
+    def build(self, input_shape):
+        if self.built:
+            return
+        features_shape = (None, self.encoder.hidden_dim)
+        if self.feature_norm is not None:
+            self.feature_norm.build(features_shape)
+        self.head.build(features_shape)
+
+    def _freeze(self):
+        """Leave trainable exactly what `trainable_blocks` names."""
+        encoder, count = self.encoder, self.trainable_blocks
+        if count is None:
+            return
+        valid = [0, 0.5, *range(1, encoder.num_layers + 1)]
+        if isinstance(count, bool) or count not in valid:
+            raise ValueError(
+                "`trainable_blocks` must be None, 0, 0.5, or an int up to the encoder's "
+                f"{encoder.num_layers} blocks. Received: {count!r}"
+            )
+        if count == 0:
+            encoder.trainable = False
+            return
+        encoder.class_token.trainable = False
+        frozen = [encoder.patch_embedding, encoder.positions]
+        frozen += [encoder.norm] if encoder.norm is not None else []
+        frozen += encoder.blocks[: encoder.num_layers - max(int(count), 1)]
+        if count == 0.5:
+            last = encoder.blocks[-1]
+            frozen += [last.attention_norm, last.attention]
+        for layer in frozen:
+            layer.trainable = False
+
+    def call(self, images, training=False):
+        tokens = self.encoder(images, training=training and self.trainable_blocks != 0)
+        tokens = ops.cast(tokens, "float32")
+        features = tokens[:, 0] if self.pooling == "token" else ops.mean(tokens[:, 1:], axis=1)
+        if self.head_norm == "batch":
+            features = self.feature_norm(features, training=training)
+        elif self.feature_norm is not None:
+            features = self.feature_norm(features)
+        return self.head(features)
+
+    def compute_output_shape(self, images_shape):
+        return images_shape[0], self.num_classes
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "encoder": keras.saving.serialize_keras_object(self.encoder),
+            "num_classes": self.num_classes,
+            "pooling": self.pooling,
+            "head_norm": self.head_norm,
+            "drop_path": self.drop_path,
+            "trainable_blocks": self.trainable_blocks,
+            "image_size": self.image_size,
+        }
+
+
+def find_encoder(source):
+    """Return the `ViTEncoder` that `source` is, has as its `encoder`, or is a path to.
+
+    Raises:
+        ValueError: if there is none.
+    """
+    if isinstance(source, str | os.PathLike):
+        from keras_mae.interop import load_pretrained  # It imports this module, for its heads.
+
+        source = load_pretrained(source)
+    encoder = getattr(source, "encoder", source)
+    if not isinstance(encoder, ViTEncoder):
+        raise ValueError(
+            "`encoder` must be a ViTEncoder, a model with one, or a path to either. "
+            f"Received: {source!r}"
+        )
+    return encoder
+
+
+def _copy_encoder(encoder, changes):
+    copy = ViTEncoder.from_config({**encoder.get_config(), **changes})
+    # A copy that ends without a norm leaves the original's behind.
+    skip = () if copy.final_norm else ("encoder.norm.*",)
+    assign_weights(copy, get_weights(encoder), encoder.grid_size, skip=skip)
+    return copy
