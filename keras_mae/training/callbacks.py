@@ -24,6 +24,7 @@ class MetricsLog(keras.callbacks.Callback):
             the end of an epoch a line of "step", "epoch", "val_loss".
         global_batch_size: int. Images a step.
         steps_per_epoch: int.
+        total_steps: int. Training stops after this many steps, in the middle of an epoch or not.
         interval: int. Steps between two lines.
         baselines: dict of name to float, shown beside the validation loss.
         verbose: bool. Whether to show the bar.
@@ -32,12 +33,20 @@ class MetricsLog(keras.callbacks.Callback):
     """
 
     def __init__(
-        self, path, global_batch_size, steps_per_epoch, interval=10, baselines=None, verbose=True
+        self,
+        path,
+        global_batch_size,
+        steps_per_epoch,
+        total_steps,
+        interval=10,
+        baselines=None,
+        verbose=True,
     ):
         super().__init__()
         self.path = path
         self.global_batch_size = global_batch_size
         self.steps_per_epoch = steps_per_epoch
+        self.total_steps = total_steps
         self.interval = interval
         self.baselines = baselines or {}
         self.verbose = verbose
@@ -45,7 +54,7 @@ class MetricsLog(keras.callbacks.Callback):
 
     def on_train_begin(self, logs=None):
         # Line-buffered: what was logged is on disk if the process dies.
-        self._file = open(self.path, "a", buffering=1)
+        self._file = open(self.path, "a", buffering=1)  # noqa: SIM115 (closed at the end)
 
     def on_train_end(self, logs=None):
         self._file.close()
@@ -72,7 +81,9 @@ class MetricsLog(keras.callbacks.Callback):
                 f"The loss of step {self.step} is {loss}. Lower the learning rate, lengthen the "
                 "warm-up, or use --precision=float32; files written so far are kept."
             )
-        last = batch + 1 == self.steps_per_epoch
+        if self.step >= self.total_steps:
+            self.model.stop_training = True
+        last = batch + 1 == self.steps_per_epoch or self.model.stop_training
         if self.step % self.interval and not last:
             return
         speed = self._interval_steps * self.global_batch_size

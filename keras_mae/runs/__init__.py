@@ -1,0 +1,1 @@
+"""Whole runs: what the scripts do, as functions of one settings object."""

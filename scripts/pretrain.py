@@ -1,0 +1,78 @@
+"""Pre-train a masked autoencoder on images, and keep its encoder.
+
+    python scripts/pretrain.py
+    python scripts/pretrain.py --dataset=folder:photos --preset=mae_vit_base_patch16 --epochs=400
+
+Without flags: 5,000 embedded images of digits, some minutes on two cores. Flags can be kept in a
+file, one a line, and given by --flagfile=FILE.
+"""
+
+import os
+import sys
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+from absl import app, flags, logging
+
+import keras_mae
+from keras_mae.data import TooManyBadImages
+from keras_mae.runs.pretrain import pretrain
+from keras_mae.runs.settings import PRECISIONS, PretrainSettings
+from keras_mae.training import NonFiniteLossError
+
+FLAGS = {
+    flag.name: flag
+    for flag in (
+        flags.DEFINE_string(
+            "dataset",
+            "mnist5k",
+            "Images: mnist5k, photos, folder:PATH, tfds:NAME[:SPLIT], tfrecord:GLOB.",
+        ),
+        flags.DEFINE_enum(
+            "preset", "mae_vit_mini_patch4", keras_mae.list_presets(), "Architecture."
+        ),
+        flags.DEFINE_list("image_size", None, "SIDE or HEIGHT,WIDTH. Default: the preset's."),
+        flags.DEFINE_list(
+            "mask_ratio", ["0.75"], "Share of patches removed; START,END moves it over training."
+        ),
+        flags.DEFINE_enum("masking", "random", ["random", "block", "grid"], "Which are removed."),
+        flags.DEFINE_bool("norm_pix_loss", True, "Predict patches that are normalised each."),
+        flags.DEFINE_enum(
+            "decoder_attention", "self", ["self", "masked", "cross"], "What the decoder attends to."
+        ),
+        flags.DEFINE_integer("batch_size", None, "Global batch. Default: the preset's recipe."),
+        flags.DEFINE_float("epochs", None, "Passes over the data. Default: the preset's recipe."),
+        flags.DEFINE_integer("steps", None, "Length of the run in steps, instead of --epochs."),
+        flags.DEFINE_float(
+            "base_learning_rate", None, "Peak for 256 images; it is scaled with the batch."
+        ),
+        flags.DEFINE_float(
+            "warmup_epochs", None, "Default: the preset's recipe, at most a tenth of the run."
+        ),
+        flags.DEFINE_float("weight_decay", 0.05, "AdamW's, of weight matrices only."),
+        flags.DEFINE_enum("precision", "float32", list(PRECISIONS), "Of the computation."),
+        flags.DEFINE_bool("jit", True, "Compile with XLA: the first step is slow, others faster."),
+        flags.DEFINE_integer("seed", 0, "Fixes weights, order, crops and masks."),
+        flags.DEFINE_string("output_dir", None, "Default: saved_models/mae_DATASET."),
+        flags.DEFINE_bool("overwrite", False, "Empty the output directory first."),
+        flags.DEFINE_integer("probe_images", 10_000, "Images, at most, for the table at the end."),
+    )
+}
+
+
+def main(argv):
+    logging.set_verbosity(logging.WARNING)
+    try:
+        if argv[1:]:
+            raise ValueError(f"Arguments must be flags (--name=value). Received: {argv[1:]}")
+        values = {name: flag.value for name, flag in FLAGS.items()}
+        values["mask_ratio"] = [float(ratio) for ratio in values["mask_ratio"]]
+        if values["image_size"] is not None:
+            values["image_size"] = [int(side) for side in values["image_size"]]
+        pretrain(PretrainSettings(**values))
+    except (ValueError, ImportError, NonFiniteLossError, TooManyBadImages) as error:
+        sys.exit(f"error: {error}")
+
+
+if __name__ == "__main__":
+    app.run(main)
