@@ -1,0 +1,29 @@
+"""What all tests share: two logical CPUs, fixed seeds, and a policy that no test leaves behind."""
+
+import os
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import keras
+import pytest
+import tensorflow as tf
+
+# Two replicas on one machine, for the tests of `tf.distribute`. It can be set only before TensorFlow
+# starts, which no import does. Ops go to the first CPU unless told otherwise.
+_CPU = tf.config.list_physical_devices("CPU")[0]
+tf.config.set_logical_device_configuration(_CPU, [tf.config.LogicalDeviceConfiguration()] * 2)
+
+
+@pytest.fixture(autouse=True)
+def fresh_state():
+    """Start each test from the same seeds, and end it with the policy it began with."""
+    keras.utils.set_random_seed(0)
+    policy = keras.dtype_policies.get(keras.config.dtype_policy())
+    yield
+    keras.config.set_dtype_policy(policy)
+
+
+@pytest.fixture
+def replicas():
+    """Return a `MirroredStrategy` over two logical CPUs."""
+    return tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
