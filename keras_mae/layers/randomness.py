@@ -12,7 +12,8 @@ def global_uniform(shape, seed_generator):
     """Draw uniform noise for this replica's images, and advance the generator by one.
 
     Each replica draws the global batch's noise and keeps its own rows, so that no two replicas
-    share noise, and a batch gets the same noise on one device as on many.
+    share noise, and a batch gets the same noise on one device as on many (where replicas have
+    equally many images).
 
     Args:
         shape: (B, ...). This replica's B images; B may be a scalar tensor.
@@ -54,8 +55,12 @@ def _tensorflow_uniform(shape, seed, num_replicas, replica):
     import tensorflow as tf
 
     size, rest = shape[0], list(shape[1:])
-    # Philox by name: the default algorithm gives other numbers under XLA.
-    noise = tf.random.stateless_uniform([size * num_replicas, *rest], seed, alg="philox")
+    # Philox by name: the default algorithm gives other numbers under XLA. So does TensorFlow's own
+    # way from bits to floats, hence ours: the 24 highest bits, as many as float32 holds.
+    bits = tf.random.stateless_uniform(
+        [size * num_replicas, *rest], seed, None, None, dtype="uint32", alg="philox"
+    )
+    noise = tf.cast(tf.bitwise.right_shift(bits, tf.constant(8, "uint32")), "float32") * 2.0**-24
     if num_replicas == 1:
         return noise
     return tf.slice(noise, [replica * size, *([0] * len(rest))], [size, *rest])
