@@ -8,8 +8,8 @@ import keras
 import pytest
 import tensorflow as tf
 
-# Two replicas on one machine, for the tests of `tf.distribute`. It can be set only before TensorFlow
-# starts, which no import does. Ops go to the first CPU unless told otherwise.
+# Two replicas on one machine, for the tests of `tf.distribute`. They can be had only before
+# TensorFlow runs its first op, which no import does. Ops go to the first CPU unless told otherwise.
 _CPU = tf.config.list_physical_devices("CPU")[0]
 tf.config.set_logical_device_configuration(_CPU, [tf.config.LogicalDeviceConfiguration()] * 2)
 
