@@ -91,7 +91,7 @@ def pretrain_dataset(
             f"{crops_per_image * num_shards}, got {batch_size}."
         )
     reader = make_reader(source, on_skip)
-    labels = _labels(source) if with_labels else None
+    _check_labels(source, with_labels)
     normalise = _normaliser(mean, std, source.channels)
     per_step = batch_size // crops_per_image  # source images in a global batch
     per_shard = per_step // num_shards
@@ -110,11 +110,11 @@ def pretrain_dataset(
         )
         handle = reader.read(example, [seed, epoch])
         crops = _augment(handle, uniforms, augmentation, image_size, resize, source)
-        return crops if labels is None else (crops, labels[handle.example])
+        return crops, handle.label
 
-    def finish(crops, labels=None):
+    def finish(crops, labels):
         images = normalise(tf.reshape(crops, (per_shard * crops_per_image, *crops.shape[2:])))
-        return images if labels is None else (images, tf.repeat(labels, crops_per_image))
+        return (images, tf.repeat(labels, crops_per_image)) if with_labels else images
 
     dataset = tf.data.Dataset.range(start_step * per_shard, np.iinfo(np.int64).max)
     dataset = dataset.map(load, num_parallel_calls=num_parallel_calls)
@@ -161,21 +161,21 @@ def eval_dataset(
     if not isinstance(batch_size, (int, np.integer)) or batch_size < 1:
         raise ValueError(f"batch_size: expected an int of 1 or more, got {batch_size!r}.")
     reader = make_reader(source, on_skip)
-    labels = _labels(source) if with_labels else None
+    _check_labels(source, with_labels)
     normalise = _normaliser(mean, std, source.channels)
 
     def load(example):
         handle = reader.read(example, None)
-        return _evaluate(handle, image_size, resize, source), handle.ok, example
+        return _evaluate(handle, image_size, resize, source), handle.label, handle.ok
 
-    def finish(images, _, examples):
+    def finish(images, labels, _):
         images = normalise(images)
-        return images if labels is None else (images, tf.gather(labels, examples))
+        return (images, labels) if with_labels else images
 
     dataset = tf.data.Dataset.range(source.num_examples)
     dataset = dataset.map(load, num_parallel_calls=num_parallel_calls)
     if not isinstance(source, ArraySource):
-        dataset = dataset.filter(lambda _, ok, __: ok)
+        dataset = dataset.filter(lambda _, __, ok: ok)
     dataset = dataset.batch(batch_size).map(finish)
     return dataset.with_options(_options()).prefetch(prefetch)
 
@@ -229,14 +229,11 @@ def _normaliser(mean, std, channels):
     return lambda pixels: pixels * scale + offset
 
 
-def _labels(source):
-    labels = source.labels()
-    if labels is None:
+def _check_labels(source, with_labels):
+    if with_labels and source.num_classes is None:
         raise ValueError(
             f"with_labels: expected False for the source {source.name!r}, which has no labels."
         )
-    with tf.device("CPU:0"):
-        return tf.constant(labels)
 
 
 def _options():

@@ -1,6 +1,7 @@
 """Read one example of any source inside a `tf.data` pipeline; broken images never raise there.
 
-A reader's `read` gives a handle: the image's size, and ways to get its pixels, whole or a box.
+A reader's `read` gives a handle: the image's size and label (-1: none), and ways to get its
+pixels, whole or a box.
 """
 
 import numpy as np
@@ -31,19 +32,22 @@ class ArrayReader:
     def __init__(self, source):
         with tf.device("CPU:0"):
             self.indices = tf.constant(source.indices)
+            labels = source.labels()
+            self.labels = None if labels is None else tf.constant(labels)
         self.read_record = source.image_reader()
 
     def read(self, example, key):
         """Handle of the example (int64 scalar tensor); `key` is not needed here."""
-        return ArrayHandle(example, self.read_record(self.indices[example]))
+        label = tf.constant(-1, tf.int64) if self.labels is None else self.labels[example]
+        return ArrayHandle(self.read_record(self.indices[example]), label)
 
 
 class ArrayHandle:
     ok = True
 
-    def __init__(self, example, image):
-        self.example = example
+    def __init__(self, image, label):
         self.image = image
+        self.label = label
         self.height, self.width = tf.shape(image)[0], tf.shape(image)[1]
 
     def whole(self):
@@ -83,7 +87,7 @@ class EncodedReader:
             self.skip_log.seen()
             return payload, facts
         self._report(error, int(example))
-        return bytes(self.source.channels), np.array([example, 1, 1, 0, 0], np.int64)
+        return bytes(self.source.channels), np.array([-1, 1, 1, 0, 0], np.int64)
 
     def _read_replaced(self, example, seed, epoch):
         payload, facts, error = self._try(int(example))
@@ -118,19 +122,20 @@ class EncodedReader:
         """(payload, facts, None), or (None, None, the error).
 
         The payload is a plain JPEG as it is, or the pixels of anything else. The facts are
-        (example, height, width, whether it is a JPEG, whether it is ok).
+        (label or -1, height, width, whether it is a JPEG, whether it is ok).
         """
         channels = self.source.channels
         try:
-            data = self.source.read(int(self.source.indices[example]))
+            data, label = self.source.read(int(self.source.indices[example]))
+            label = -1 if label is None else label
             if isinstance(data, np.ndarray):
                 pixels = _fit_channels(data, channels)
             else:
                 size = plain_jpeg_size(data, channels)
                 if size is not None:
-                    return data, np.array([example, *size, 1, 1], np.int64), None
+                    return data, np.array([label, *size, 1, 1], np.int64), None
                 pixels = read_with_pillow(data, channels)
-            facts = np.array([example, *pixels.shape[:2], 0, 1], np.int64)
+            facts = np.array([label, *pixels.shape[:2], 0, 1], np.int64)
             return pixels.tobytes(), facts, None
         except Exception as error:  # any file can break any decoder in its own way
             return None, None, error
@@ -140,7 +145,7 @@ class EncodedHandle:
     def __init__(self, payload, facts, channels):
         self.payload = payload
         self.channels = channels
-        self.example = facts[0]
+        self.label = facts[0]
         self.height, self.width = tf.cast(facts[1], tf.int32), tf.cast(facts[2], tf.int32)
         self.is_jpeg = facts[3] == 1
         self.ok = facts[4] == 1

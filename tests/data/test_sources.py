@@ -99,7 +99,7 @@ def test_folder_with_classes(tmp_path, picture):
     assert source.files == ["a/1.JPG", "b/2.png", "b/deep/er/1.png"]
     assert source.labels().tolist() == [0, 1, 1]
     assert source.class_names == ["a", "b"] and source.num_classes == 2
-    assert source.read(1) == (tmp_path / "b/2.png").read_bytes()
+    assert source.read(1) == ((tmp_path / "b/2.png").read_bytes(), 1)
 
 
 def test_folder_without_classes(tmp_path, picture):

@@ -4,12 +4,16 @@ from keras_mae.data.sources.base import ArraySource, EncodedSource, Source
 from keras_mae.data.sources.folder import Folder
 from keras_mae.data.sources.mnist5k import MNIST5k
 from keras_mae.data.sources.photos import Photos
+from keras_mae.data.sources.tfds import TFDS
+from keras_mae.data.sources.tfrecord import TFRecord
 
 # The word before the colon -> (class, how the spec is written). A new source gets its line here.
 SOURCES = {
     "mnist5k": (MNIST5k, "mnist5k"),
     "photos": (Photos, "photos"),
     "folder": (Folder, "folder:PATH"),
+    "tfds": (TFDS, "tfds:NAME[:SPLIT]"),
+    "tfrecord": (TFRecord, "tfrecord:GLOB"),
 }
 
 

@@ -63,11 +63,15 @@ class Source:
         return self.key(record)
 
     def record_labels(self):
-        """int array of the labels of all records, or None. Cheap: no image is decoded."""
+        """int array of the labels of all records, or None; see `labels`."""
         return None
 
     def labels(self):
-        """int64 array `(num_examples,)` of class numbers, or None where there are none."""
+        """int64 array `(num_examples,)` of class numbers.
+
+        None where there are none, or where getting them would mean to read a large data set. The
+        datasets give labels wherever `num_classes` is not None.
+        """
         labels = self.record_labels()
         return None if labels is None else np.asarray(labels, dtype=np.int64)[self.indices]
 
@@ -123,7 +127,8 @@ class Source:
         return self.key(record)
 
     def _rank(self, key):
-        return hashlib.blake2b(f"{self.seed}/{key}".encode(), digest_size=16).hexdigest()
+        digest = hashlib.blake2b(f"{self.seed}/{key}".encode(), digest_size=8)
+        return int.from_bytes(digest.digest())
 
     def fingerprint(self):
         """Hex digest of which examples are here, in which order: two runs on equal data agree."""
@@ -149,7 +154,7 @@ class EncodedSource(Source):
     """Image files, or records that hold them: read and checked in Python, decoded by TensorFlow."""
 
     def read(self, record):
-        """The image file's bytes (or, where pixels are stored, uint8 `(H, W, C)`).
+        """`(data, label)`: the bytes of an image file, or uint8 pixels `(H, W, C)`; int or None.
 
         Called from several threads at once. May raise anything: the record is then skipped.
         """
