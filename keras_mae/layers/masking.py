@@ -254,8 +254,8 @@ class MaskRatioSchedule:
         if num_levels < 2:
             raise ValueError(f"`num_levels` must be at least 2. Received: {num_levels}")
         for name, value in (("start", start), ("end", end)):
-            if not 0 < value < 1:
-                raise ValueError(f"`{name}` must be a mask ratio in (0, 1). Received: {value}")
+            if not isinstance(value, int | float) or not 0 < value < 1:
+                raise ValueError(f"`{name}` must be a mask ratio in (0, 1). Received: {value!r}")
         self.start = start
         self.end = end
         self.total_steps = total_steps
