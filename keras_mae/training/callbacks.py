@@ -2,6 +2,7 @@
 
 import json
 import math
+import sys
 import time
 
 import keras
@@ -27,7 +28,7 @@ class MetricsLog(keras.callbacks.Callback):
         total_steps: int. Training stops after this many steps, in the middle of an epoch or not.
         interval: int. Steps between two lines.
         baselines: dict of name to float, shown beside the validation loss.
-        verbose: bool. Whether to show the bar.
+        verbose: bool. Whether to show progress: a bar on a terminal, else a line an epoch.
     Raises:
         NonFiniteLossError: from `fit`, naming the step, when the loss of a step is not finite.
     """
@@ -60,8 +61,9 @@ class MetricsLog(keras.callbacks.Callback):
         self._file.close()
 
     def on_epoch_begin(self, epoch, logs=None):
-        if self.verbose:
-            print(f"Epoch {epoch + 1}/{self.params['epochs']}", flush=True)
+        self._bar = None
+        if self.verbose and sys.stdout.isatty():
+            print(f"Epoch {epoch + 1}/{self.params['epochs']}")
             self._bar = keras.utils.Progbar(
                 self.steps_per_epoch, stateful_metrics=("loss", "images/s", "val_loss")
             )
@@ -94,10 +96,9 @@ class MetricsLog(keras.callbacks.Callback):
             learning_rate=float(self.model.optimizer.learning_rate),
             images_per_second=round(speed, 1),
         )
-        if self.verbose:
-            self._bar.update(
-                batch + 1, [("loss", loss), ("images/s", round(speed))], finalize=False
-            )
+        self._shown = [("loss", loss), ("images/s", round(speed))]
+        if self._bar:
+            self._bar.update(batch + 1, self._shown, finalize=False)
         if not last:  # at the end of an epoch, `fit` still reports the metrics, then resets them
             self.model.reset_metrics()
         self._start_interval()
@@ -106,9 +107,12 @@ class MetricsLog(keras.callbacks.Callback):
         validation = {k: float(v) for k, v in (logs or {}).items() if k.startswith("val_")}
         if validation:
             self._write(step=self.step, epoch=epoch + 1, **validation)
-        if self.verbose:
-            shown = [*validation.items(), *self.baselines.items()]
+        shown = [*validation.items(), *self.baselines.items()]
+        if self._bar:
             self._bar.update(self.steps_per_epoch, shown, finalize=True)
+        elif self.verbose:
+            values = " - ".join(f"{name}: {value:.4g}" for name, value in [*self._shown, *shown])
+            print(f"Epoch {epoch + 1}/{self.params['epochs']} - {values}", flush=True)
 
     def _write(self, **values):
         self._file.write(json.dumps(values) + "\n")

@@ -8,9 +8,11 @@ from keras import ops
 
 from keras_mae.training.output import atomic_path
 
+IMAGES_IN_A_ROW = 8
+
 
 def reconstruction_figure(model, images, path, seed=0, statistics="visible"):
-    """Draw images, the same with patches hidden, and rebuilt, a row each.
+    """Draw images, the same with patches hidden, and rebuilt, below each other.
 
     Args:
         model: a `MaskedAutoencoder`.
@@ -22,26 +24,31 @@ def reconstruction_figure(model, images, path, seed=0, statistics="visible"):
     """
     result = model.reconstruct(images, seed=seed, statistics=statistics)
     rebuilt = "rebuilt"
-    if model.norm_pix_loss:
-        source = "hidden ones (oracle)" if statistics == "oracle" else "visible ones"
-        rebuilt = f"rebuilt (patch mean and\ndeviation from {source})"
-    columns = {
-        "original": images,
-        "masked": result["masked_image"],
-        rebuilt: result["reconstruction"],
-    }
+    if model.norm_pix_loss and statistics == "oracle":
+        rebuilt = "rebuilt (oracle:\ntrue mean and\ndeviation of\nhidden patches)"
     hidden = _pixel_mask(model, result["mask"])
-    figure, axes = _subplots(len(images), len(columns))
-    for column, (title, batch) in enumerate(columns.items()):
-        axes[0, column].set_title(title, fontsize=8)
-        for row, image in enumerate(ops.convert_to_numpy(batch)):
-            pixels = np.clip(image * model.std + model.mean, 0, 1)
-            if title == "masked":
-                pixels = np.where(hidden[row], 0.5, pixels)  # grey, on any data set
-            grey = pixels.shape[-1] != 3
-            axes[row, column].imshow(
-                pixels[..., 0] if grey else pixels, cmap="gray" if grey else None, vmin=0, vmax=1
+    shown = {
+        "original": _pixels(model, images),
+        # Grey stands out from any data set's mean colour.
+        "masked": np.where(hidden, 0.5, _pixels(model, result["masked_image"])),
+        rebuilt: _pixels(model, result["reconstruction"]),
+    }
+    columns = min(len(images), IMAGES_IN_A_ROW)
+    blocks = -(-len(images) // columns)
+    figure = _figure(1.3 * columns + 1, 1.3 * len(shown) * blocks)
+    axes = figure.subplots(len(shown) * blocks, columns, squeeze=False)
+    for axis in axes.flat:
+        axis.set_axis_off()
+    for kind, (label, batch) in enumerate(shown.items()):
+        for i, image in enumerate(batch):
+            row, column = i // columns * len(shown) + kind, i % columns
+            axis = axes[row, column]
+            grey = image.shape[-1] != 3
+            axis.imshow(
+                image[..., 0] if grey else image, cmap="gray" if grey else None, vmin=0, vmax=1
             )
+            if column == 0:
+                axis.text(-0.1, 0.5, label, ha="right", va="center", transform=axis.transAxes)
     _save(figure, path)
 
 
@@ -69,6 +76,11 @@ def loss_figure(metrics_path, path, baselines=None):
     _save(figure, path)
 
 
+def _pixels(model, images):
+    """Return normalised images as float `(B, H, W, C)` in [0, 1]."""
+    return np.clip(ops.convert_to_numpy(images) * model.std + model.mean, 0, 1)
+
+
 def _pixel_mask(model, mask):
     """Return bool `(B, H, W, 1)`, true where a pixel is hidden, from the patches' `(B, N)`."""
     (rows, columns), (p, q) = model.encoder.grid_size, model.patch_size
@@ -84,14 +96,6 @@ def _figure(width, height):
     figure = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)
     return figure
-
-
-def _subplots(rows, columns):
-    figure = _figure(1.6 * columns, 1.6 * rows + 0.4)
-    axes = figure.subplots(rows, columns, squeeze=False)
-    for axis in axes.flat:
-        axis.axis("off")
-    return figure, axes
 
 
 def _save(figure, path):

@@ -6,6 +6,8 @@ import numpy as np
 from keras_mae.training.optimizers import LARS
 from keras_mae.training.schedules import scaled_learning_rate, steps_of, warmup_cosine
 
+LEAST_STEPS = 1500
+
 
 def linear_probe(
     train_features,
@@ -30,7 +32,8 @@ def linear_probe(
         train_features, train_labels: float `(n, D)` and int `(n,)` in [0, num_classes).
         features, labels: float `(m, D)` and int `(m,)`, held out.
         num_classes: int.
-        epochs: number of passes over the training features.
+        epochs: number of passes over the training features; more where these would be fewer than
+            1,500 steps, as of a small set.
         batch_size: int.
         base_learning_rate: float, for 256 images; scaled linearly with the batch.
         warmup_epochs: number, less than `epochs`.
@@ -42,10 +45,12 @@ def linear_probe(
     rng = np.random.default_rng(seed)
     count, dim = train_features.shape
     batch_size = min(batch_size, count)
-    total_steps = steps_of(epochs, count, batch_size)
+    # LARS moves a weight by a fixed share of its norm a step: a small set needs more epochs.
+    epochs_factor = max(1.0, LEAST_STEPS / steps_of(epochs, count, batch_size))
+    total_steps = steps_of(epochs * epochs_factor, count, batch_size)
     schedule = warmup_cosine(
         scaled_learning_rate(base_learning_rate, batch_size),
-        steps_of(warmup_epochs, count, batch_size),
+        steps_of(warmup_epochs * epochs_factor, count, batch_size),
         total_steps,
     )
     initializer = keras.initializers.RandomNormal(stddev=0.01, seed=seed)
@@ -63,7 +68,8 @@ def linear_probe(
         keras.losses.SparseCategoricalCrossentropy(from_logits=True),
         jit_compile=False,
     )
-    order = np.concatenate([rng.permutation(count) for _ in range(int(np.ceil(epochs)) + 1)])
+    passes = -(-total_steps * batch_size // count)
+    order = np.concatenate([rng.permutation(count) for _ in range(passes)])
     for step in range(total_steps):
         rows = order[step * batch_size : (step + 1) * batch_size]
         model.train_on_batch(train_features[rows], np.asarray(train_labels)[rows])

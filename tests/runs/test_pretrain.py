@@ -1,0 +1,118 @@
+import json
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from keras_mae.data import load_source
+from keras_mae.runs.pretrain import pretrain
+from keras_mae.runs.settings import PretrainSettings
+from keras_mae.training import NonFiniteLossError
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A short run on the digits, and what it returned."""
+    directory = tmp_path_factory.mktemp("run") / "out"
+    settings = PretrainSettings(
+        steps=70, batch_size=64, jit=False, probe_images=300, output_dir=str(directory)
+    )
+    return directory, pretrain(settings)
+
+
+def test_the_output_directory_is_whole(run):
+    directory, _ = run
+    files = {str(p.relative_to(directory)) for p in directory.rglob("*") if p.is_file()}
+    assert {
+        "config.json",
+        "metrics.jsonl",
+        "results.json",
+        "mae.keras",
+        "encoder.keras",
+        "encoder/1/saved_model.pb",
+        "figures/reconstructions.png",
+        "figures/loss.png",
+    } <= files
+    assert not [name for name in files if name.startswith(".")]
+
+
+def test_config_says_all_that_fixes_the_run(run):
+    config = json.loads((run[0] / "config.json").read_text())
+    assert config["settings"]["batch_size"] == 64 and config["settings"]["seed"] == 0
+    assert config["total_steps"] == 70
+    assert config["model"]["mask_ratio"] == 0.75
+    assert config["environment"]["tensorflow"] == tf.__version__
+
+
+def test_metrics_have_each_interval_and_the_loss_falls(run):
+    lines = [json.loads(line) for line in (run[0] / "metrics.jsonl").read_text().splitlines()]
+    training = [line for line in lines if "loss" in line]
+    assert [line["step"] for line in training] == [10, 20, 30, 40, 50, 60, 70]
+    assert training[-1]["loss"] < training[0]["loss"]
+    assert lines[-1]["val_loss"] == pytest.approx(run[1]["heldout_loss"], rel=1e-6)
+
+
+def test_results_compare_three_sets_of_features(run):
+    directory, results = run
+    assert json.loads((directory / "results.json").read_text()) == results
+    accuracy = results["accuracy"]
+    assert list(accuracy) == ["raw pixels", "encoder, random init", "encoder, pre-trained"]
+    assert accuracy["raw pixels"]["knn"] > 0.8  # 300 digits are enough for that
+
+
+def test_encoder_saved_model_and_autoencoder_agree(run):
+    directory, _ = run
+    mae = keras.models.load_model(directory / "mae.keras")
+    encoder = keras.models.load_model(directory / "encoder.keras")
+    served = tf.saved_model.load(directory / "encoder" / "1")
+    source = load_source("mnist5k")
+    assert (encoder.mean, encoder.std) == (source.mean, source.std)
+    images = np.random.default_rng(0).normal(size=(3, 28, 28, 1)).astype("float32")
+    np.testing.assert_array_equal(mae.encoder(images), encoder(images))
+    np.testing.assert_allclose(served.serve(images), encoder(images), atol=1e-5)
+
+
+def test_the_same_seed_gives_the_same_weights_and_another_does_not(tmp_path):
+    def weights(name, seed):
+        directory = tmp_path / name
+        settings = PretrainSettings(
+            dataset="photos",
+            steps=2,
+            batch_size=8,
+            jit=False,
+            seed=seed,
+            output_dir=str(directory),
+        )
+        results = pretrain(settings)
+        assert "accuracy" not in results  # no labels
+        model = keras.models.load_model(directory / "encoder.keras")
+        assert model.channels == 3
+        return [np.array(v) for v in model.weights]
+
+    first, again, other = weights("a", 5), weights("b", 5), weights("c", 6)
+    for x, y in zip(first, again, strict=True):
+        np.testing.assert_array_equal(x, y)
+    assert any(not np.array_equal(x, y) for x, y in zip(first, other, strict=True))
+
+
+def test_a_loss_of_nan_stops_the_run_and_keeps_what_was_good(tmp_path):
+    settings = PretrainSettings(
+        steps=20,
+        batch_size=64,
+        base_learning_rate=1e30,
+        warmup_epochs=0,
+        jit=False,
+        output_dir=str(tmp_path / "run"),
+    )
+    with pytest.raises(NonFiniteLossError, match=r"The loss of step \d+ is (nan|inf)"):
+        pretrain(settings)
+    assert (tmp_path / "run" / "config.json").exists()
+    assert not (tmp_path / "run" / "mae.keras").exists()  # no epoch was good
+
+
+def test_a_setting_that_does_not_fit_leaves_no_directory(tmp_path):
+    settings = PretrainSettings(steps=1, mask_ratio=[0.999], output_dir=str(tmp_path / "run"))
+    with pytest.raises(ValueError, match="`mask_ratio` must keep at least 1"):
+        pretrain(settings)
+    assert not (tmp_path / "run").exists()

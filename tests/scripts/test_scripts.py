@@ -1,0 +1,72 @@
+"""The scripts as a user runs them: in a process of their own."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def run(script, *arguments):
+    return subprocess.run(
+        [sys.executable, str(ROOT / "scripts" / script), *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """The output directory of a run of three steps on colour photographs in bfloat16."""
+    directory = tmp_path_factory.mktemp("photos")
+    flags = directory / "flags.txt"
+    flags.write_text("--dataset=photos\n--steps=3\n--batch_size=8\n--precision=bfloat16\n")
+    done = run("pretrain.py", f"--flagfile={flags}", "--nojit", f"--output_dir={directory}/out")
+    assert done.returncode == 0, done.stderr
+    assert "Loss on held-out images" in done.stdout
+    return directory / "out"
+
+
+def test_reconstruct_draws_a_persons_own_pictures(trained, tmp_path):
+    for name, size in (("wide.png", (40, 60, 3)), ("grey.jpg", (50, 30))):
+        Image.fromarray(np.full(size, 99, "uint8")).save(tmp_path / name)
+    figure = tmp_path / "figure.png"
+    pictures = [f"--image={tmp_path / name}" for name in ("wide.png", "grey.jpg")]
+    done = run("reconstruct.py", f"--model={trained}", *pictures, f"--output={figure}")
+    assert done.returncode == 0, done.stderr
+    assert Image.open(figure).width > 100
+
+
+@pytest.mark.parametrize(
+    "script, arguments, message",
+    [
+        ("pretrain.py", ["--dataset=cifar"], "cifar"),
+        ("pretrain.py", ["--mask_ratio=1.5"], "`mask_ratio` must be in (0, 1)"),
+        ("pretrain.py", ["--image_size=30"], "`image_size` must be a multiple of `patch_size`"),
+        ("reconstruct.py", ["--model=nowhere", "--image=x.png"], "`model` must be"),
+    ],
+)
+def test_bad_flags_end_with_one_line_and_status_1(script, arguments, message):
+    done = run(script, *arguments)
+    assert done.returncode == 1
+    error = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert len(error) == 1 and message in error[0]
+    assert "Traceback" not in done.stderr
+
+
+def test_a_run_is_not_written_over(trained):
+    before = (trained / "config.json").read_bytes()
+    done = run("pretrain.py", "--steps=1", f"--output_dir={trained}")
+    assert done.returncode == 1 and "`output_dir` must be empty or new" in done.stderr
+    assert (trained / "config.json").read_bytes() == before
+
+
+def test_help_shows_every_flag():
+    done = run("pretrain.py", "--help")
+    for flag in ("dataset", "preset", "mask_ratio", "precision", "output_dir", "decoder_attention"):
+        assert f"--{flag}" in done.stdout.replace("[no]", "")
