@@ -15,7 +15,7 @@ from keras_mae.interop.names import our_name, to_our_layout
 CONFIG_KEY = "keras_mae"
 # Where PyTorch training scripts keep the weights in their checkpoints, beside optimizer states.
 _WEIGHT_KEYS = ("model", "state_dict", "model_state_dict")
-_KERAS_NAMES = ("model.keras", "autoencoder.keras", "encoder.keras")
+_KERAS_NAMES = ("mae.keras", "model.keras", "encoder.keras")
 
 
 @dataclasses.dataclass
@@ -86,7 +86,7 @@ def _from_reference(path, weights, config):
             continue
         if renamed == "encoder.patch_embedding.projection.kernel" and value.ndim == 4:
             config = {**config, "channels": value.shape[1], "patch_size": value.shape[2:]}
-        ours[renamed] = np.ascontiguousarray(to_our_layout(renamed, value))
+        ours[renamed] = to_our_layout(renamed, value)
     if "encoder.patch_embedding.projection.kernel" not in ours:
         raise ValueError(
             "`path` must hold a masked autoencoder or a vision transformer of Meta's, "

@@ -1,11 +1,12 @@
 """An encoder with a linear head, to be fine-tuned or probed."""
 
+import math
 import os
 
 import keras
 from keras import ops
 
-from keras_mae.layers.arguments import check_positive_int
+from keras_mae.layers.arguments import check_positive_int, pair
 from keras_mae.models.encoder import ViTEncoder
 from keras_mae.models.weights import assign_weights, get_weights
 
@@ -72,7 +73,7 @@ class ViTClassifier(keras.Model):
         self.head_norm = head_norm
         self.drop_path = drop_path
         self.trainable_blocks = trainable_blocks
-        self.image_size = image_size
+        self.image_size = None if image_size is None else pair(image_size, "image_size")
         if isinstance(encoder, dict):  # From a config: it has been adapted before.
             self.encoder = keras.saving.deserialize_keras_object(encoder)
         else:
@@ -128,18 +129,13 @@ class ViTClassifier(keras.Model):
                 "`trainable_blocks` must be None, 0, 0.5, or an int up to the encoder's "
                 f"{encoder.num_layers} blocks. Received: {count!r}"
             )
-        if count == 0:
-            encoder.trainable = False
-            return
-        encoder.class_token.trainable = False
-        frozen = [encoder.patch_embedding, encoder.positions]
+        last = encoder.blocks[-1]
+        frozen = [encoder.class_token, encoder.patch_embedding, encoder.positions]
         frozen += [encoder.norm] if encoder.norm is not None else []
-        frozen += encoder.blocks[: encoder.num_layers - max(int(count), 1)]
-        if count == 0.5:
-            last = encoder.blocks[-1]
-            frozen += [last.attention_norm, last.attention]
-        for layer in frozen:
-            layer.trainable = False
+        frozen += encoder.blocks[: encoder.num_layers - math.ceil(count)]
+        frozen += [last.attention_norm, last.attention] if count == 0.5 else []
+        for part in frozen:
+            part.trainable = False
 
     def call(self, images, training=False):
         tokens = self.encoder(images, training=training and self.trainable_blocks != 0)
@@ -187,7 +183,9 @@ def find_encoder(source):
 
 
 def _copy_encoder(encoder, changes):
-    copy = ViTEncoder.from_config({**encoder.get_config(), **changes})
+    # `trainable_blocks` alone says what is trained, whatever the original was set to.
+    config = {**encoder.get_config(), **changes, "trainable": True}
+    copy = ViTEncoder.from_config(config)
     # A copy that ends without a norm leaves the original's behind.
     skip = () if copy.final_norm else ("encoder.norm.*",)
     assign_weights(copy, get_weights(encoder), encoder.grid_size, skip=skip)
