@@ -145,7 +145,7 @@ class MaskedAutoencoder(MaskedTrainer):
             ValueError: for an unknown name or argument.
         """
         config = preset_config(name)
-        valid = {*inspect.signature(cls.__init__).parameters, "name", "dtype"} - {"self", "kwargs"}
+        valid = {*inspect.signature(cls.__init__).parameters, "dtype"} - {"self", "kwargs"}
         unknown = sorted(set(overrides) - valid)
         if unknown:
             raise ValueError(f"`overrides` must be among {sorted(valid)}. Received: {unknown}")
