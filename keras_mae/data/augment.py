@@ -90,6 +90,7 @@ def resize_image(image, image_size, resize="bilinear"):
     Returns:
         float32 `(H, W, C)`, 0-255.
     """
+    image = tf.cast(image, tf.float32)  # TensorFlow resizes floats faster than bytes
     if resize == "bilinear":
         return tf.image.resize(image, image_size, "bilinear")
     # Bicubic weights are partly negative: values can leave the range.

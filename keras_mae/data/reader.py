@@ -87,7 +87,7 @@ class EncodedReader:
             self.skip_log.seen()
             return payload, facts
         self._report(error, int(example))
-        return bytes(self.source.channels), np.array([-1, 1, 1, 0, 0], np.int64)
+        return _string(bytes(self.source.channels)), np.array([-1, 1, 1, 0, 0], np.int64)
 
     def _read_replaced(self, example, seed, epoch):
         payload, facts, error = self._try(int(example))
@@ -133,10 +133,10 @@ class EncodedReader:
             else:
                 size = plain_jpeg_size(data, channels)
                 if size is not None:
-                    return data, np.array([label, *size, 1, 1], np.int64), None
+                    return _string(data), np.array([label, *size, 1, 1], np.int64), None
                 pixels = read_with_pillow(data, channels)
             facts = np.array([label, *pixels.shape[:2], 0, 1], np.int64)
-            return pixels.tobytes(), facts, None
+            return _string(pixels.tobytes()), facts, None
         except Exception as error:  # any file can break any decoder in its own way
             return None, None, error
 
@@ -179,6 +179,11 @@ class EncodedHandle:
     def _pixels(self):
         pixels = tf.io.decode_raw(self.payload, tf.uint8)
         return tf.reshape(pixels, (self.height, self.width, self.channels))
+
+
+def _string(data):
+    # An object array: of plain bytes TensorFlow makes a copy first.
+    return np.array(data, dtype=object)
 
 
 def _fit_channels(pixels, channels):
