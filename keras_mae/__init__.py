@@ -1,14 +1,23 @@
-"""Masked autoencoder pre-training of vision transformers in Keras 3."""
+"""Masked autoencoder pre-training of vision transformers in Keras 3.
+
+`keras_mae.data`, the `tf.data` pipeline, is imported by itself: it needs TensorFlow on any backend.
+"""
 
 from keras_mae import layers
+from keras_mae.interop import load_pretrained, load_weights_into, save_pretrained
 from keras_mae.models import MAEDecoder, MaskedAutoencoder, ViTEncoder, list_presets
+from keras_mae.transfer import ViTClassifier
 from keras_mae.version import __version__
 
 __all__ = [
     "MAEDecoder",
     "MaskedAutoencoder",
+    "ViTClassifier",
     "ViTEncoder",
     "__version__",
     "layers",
     "list_presets",
+    "load_pretrained",
+    "load_weights_into",
+    "save_pretrained",
 ]
