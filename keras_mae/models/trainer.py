@@ -70,11 +70,13 @@ class MaskedTrainer(keras.Model):
                     f"several replicas, where Keras cannot compile. Received: {jit_compile}"
                 )
         super().compile(optimizer=optimizer, jit_compile=jit_compile, **kwargs)
+        if self.optimizer is not None:
+            # A step that makes its variables when first run is traced twice.
+            self.optimizer.build(self.trainable_variables)
 
     def compile_from_config(self, config):
         """Compile as the saved model was (Keras asks for this where `compile` is overridden)."""
         self.compile(**keras.saving.deserialize_keras_object(config))
-        self.optimizer.build(self.trainable_variables)
 
     def fit(self, x=None, *args, **kwargs):
         """Train on images, see `keras.Model.fit`; the first images are checked before any step."""
@@ -88,6 +90,7 @@ class MaskedTrainer(keras.Model):
             images = _first_images(data)
             if images is not None:
                 self._check_pixels(images)
+        self._build_optimizer()
         return super().fit(x, *args, **kwargs)
 
     def evaluate(self, x=None, *args, **kwargs):
@@ -103,6 +106,13 @@ class MaskedTrainer(keras.Model):
                 "`x` must hold normalised images, (pixel / 255 - mean) / std with the model's mean "
                 f"{self.mean} and std {self.std}. Received: values up to {largest:g}"
             )
+
+    def _build_optimizer(self):
+        """Make the optimizer's variables now: TensorFlow traces a step that makes any twice."""
+        optimizer = getattr(self, "optimizer", None)
+        if keras.backend.backend() == "tensorflow" and optimizer and not optimizer.built:
+            with self.distribute_strategy.scope():
+                optimizer.build(self.trainable_variables)
 
     if keras.backend.backend() == "tensorflow":
 

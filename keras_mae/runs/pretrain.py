@@ -81,13 +81,17 @@ def pretrain(settings):
 
     pixels = {"image_size": model.image_size, "mean": model.mean, "std": model.std}
     pixels["on_skip"] = SkipLog(directory / "skipped.jsonl")
+    labelled = source.num_classes is not None and source.num_classes > 1
     probe_sets = [
-        eval_dataset(_at_most(part, settings.probe_images), batch_size=EVAL_BATCH, **pixels)
+        eval_dataset(
+            _at_most(part, settings.probe_images),
+            batch_size=EVAL_BATCH,
+            with_labels=labelled,
+            **pixels,
+        )
         for part in (train, heldout)
     ]
-    heldout_images = probe_sets[1].map(lambda images, labels: images)
     baseline = mean_predictor_loss(model, *probe_sets)
-    labelled = source.num_classes is not None and source.num_classes > 1
     features = {}
     if labelled:
         features["raw pixels"] = pixel_features(probe_sets)
@@ -98,7 +102,7 @@ def pretrain(settings):
         pretrain_dataset(train, batch_size=settings.batch_size, seed=settings.seed, **pixels),
         epochs=epochs,
         steps_per_epoch=steps_per_epoch,
-        validation_data=heldout_images,
+        validation_data=probe_sets[1],
         shuffle=False,
         verbose=0,
         callbacks=[
@@ -115,12 +119,13 @@ def pretrain(settings):
     )
     results = {
         "training_seconds": round(time.perf_counter() - start, 1),
-        "heldout_loss": model.evaluate(heldout_images, verbose=0, return_dict=True)["loss"],
+        "heldout_loss": model.evaluate(probe_sets[1], verbose=0, return_dict=True)["loss"],
         "mean_predictor_loss": baseline,
     }
     save_model(model.encoder, directory / "encoder.keras")
     export_encoder(model.encoder, directory / "encoder" / "1")
-    shown = np.concatenate([np.asarray(images) for images in heldout_images.take(1)])
+    first = next(iter(probe_sets[1]))
+    shown = np.asarray(first[0] if labelled else first)
     spread = np.linspace(0, len(shown) - 1, min(FIGURE_IMAGES, len(shown))).astype(int)
     reconstruction_figure(model, shown[spread], directory / "figures" / "reconstructions.png")
     loss_figure(

@@ -98,8 +98,9 @@ def test_the_same_seed_gives_the_same_weights_and_another_does_not(tmp_path):
 
 def test_a_loss_of_nan_stops_the_run_and_keeps_what_was_good(tmp_path):
     settings = PretrainSettings(
+        dataset="photos",
         steps=20,
-        batch_size=64,
+        batch_size=8,
         base_learning_rate=1e30,
         warmup_epochs=0,
         jit=False,
