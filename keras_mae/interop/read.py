@@ -174,8 +174,9 @@ def _read_torch(path):
 
     try:
         # Training scripts keep their arguments in a Namespace: it holds values, and runs nothing.
-        with torch.serialization.safe_globals([argparse.Namespace]):
-            content = torch.load(path, map_location="cpu", weights_only=True)
+        # An open file, as `torch.load` goes by the suffix of a name.
+        with torch.serialization.safe_globals([argparse.Namespace]), open(path, "rb") as file:
+            content = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # A broken pickle can raise anything.
         raise ValueError(
             "`path` is truncated, or holds more than weights; nothing in it was run. Received: "
@@ -203,6 +204,6 @@ def _arguments(args):
 
 
 def _float32(name, value):
-    if value.dtype.kind != "f":
+    if value.dtype.kind != "f" and value.dtype.name != "bfloat16":
         raise ValueError(f"`path` must hold floats. Received: {name} of dtype {value.dtype}")
     return np.asarray(value, "float32")

@@ -47,6 +47,9 @@ def make_oracle(config, cls=transformers.ViTMAEForPreTraining, noise=0.02, seed=
     """Return a model of transformers whose every trained weight is random, biases and norms too."""
     torch.manual_seed(seed)
     oracle = cls(config).eval()
+    if hasattr(oracle, "decoder"):
+        # transformers 5 makes the decoder's sine-cosine table, and then sets it to 0.
+        oracle.decoder.initialize_weights(oracle.decoder.decoder_pos_embed.shape[1] - 1)
     with torch.no_grad():
         for parameter in oracle.parameters():
             if parameter.requires_grad:

@@ -161,6 +161,15 @@ def test_fifty_steps(tmp_path):
     np.testing.assert_allclose(a, b, rtol=1e-3)
 
 
+def test_position_tables():
+    theirs = oracle.make_oracle(oracle.mae_config(**oracle.TINY))
+    ours = MaskedAutoencoder.from_preset("mae_vit_tiny_patch16")
+    tables = (theirs.vit.embeddings.position_embeddings, theirs.decoder.decoder_pos_embed)
+    for part, table in zip((ours.encoder, ours.decoder), tables, strict=True):
+        assert table.abs().max() > 0.99
+        np.testing.assert_allclose(part.positions.table, table[0].numpy(), atol=1e-6)
+
+
 def test_initialisation():
     """Each weight's mean and deviation are those of the reference's rule, within 5 standard errors.
 
