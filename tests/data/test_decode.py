@@ -116,6 +116,12 @@ def test_plain_jpeg_refuses_what_is_cut_or_garbled(picture):
     assert plain_jpeg_size(data[: scan + 100] + b"\xff\xc4" + data[scan + 102 :]) is None
     huffman = data.index(b"\xff\xc4")
     assert plain_jpeg_size(data[: huffman + 5] + b"\x09" + data[huffman + 6 :]) is None
+    # As many codes as before, but all of one bit: a fatal error for the decoder.
+    counts = data[huffman + 5 : huffman + 21]
+    full = data[: huffman + 5] + bytes([sum(counts), *[0] * 15]) + data[huffman + 21 :]
+    assert plain_jpeg_size(full) is None
+    with pytest.raises(tf.errors.InvalidArgumentError):
+        tf.io.decode_jpeg(full)
 
 
 def test_nothing_accepted_kills_the_decoder(picture):

@@ -122,7 +122,7 @@ def test_mock_data(name):
 def test_not_prepared_is_said_at_once(tmp_path, monkeypatch):
     monkeypatch.setattr(tfds.core.constants, "DATA_DIR", str(tmp_path))
     start = time.monotonic()
-    with pytest.raises(ValueError, match=r"'cifar10' is not prepared under .*download_and_prepare"):
+    with pytest.raises(ValueError, match=r"'cifar10' is not prepared at .*download_and_prepare"):
         load_source("tfds:cifar10")
     with pytest.raises(ValueError, match="no 'no_such_data_set'"):
         load_source("tfds:no_such_data_set")

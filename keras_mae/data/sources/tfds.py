@@ -74,7 +74,7 @@ class TFDS(EncodedSource):
             if prepared:
                 raise
             raise ValueError(
-                f"source: {self.dataset_name!r} is not prepared under {builder.data_path.parent}. "
+                f"source: {self.dataset_name!r} is not prepared at {builder.data_path}. "
                 "Prepare it once, on a machine that can fetch it: "
                 f"python -c \"import tensorflow_datasets as tfds; tfds.builder('"
                 f"{self.dataset_name}').download_and_prepare()\"; or set TFDS_DATA_DIR to where "
