@@ -1,0 +1,44 @@
+"""scripts/convert.py, from the shell, from our archive to Meta's names and back."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from keras_mae import MaskedAutoencoder, load_pretrained
+
+SCRIPT = Path(__file__).parents[2] / "scripts" / "convert.py"
+
+
+def convert(**flags):
+    arguments = [f"--{name}={value}" for name, value in flags.items()]
+    return subprocess.run(
+        [sys.executable, SCRIPT, *arguments], capture_output=True, text=True, timeout=300
+    )
+
+
+def test_there_and_back_again(tmp_path):
+    pytest.importorskip("torch")
+    model = MaskedAutoencoder.from_preset("mae_vit_mini_patch4", norm_pix_loss=False)
+    model.save(tmp_path / "a.keras")
+    for source, target, format in (
+        ("a.keras", "meta", "meta"),
+        ("meta", "b.keras", "keras"),
+    ):
+        done = convert(source=tmp_path / source, target=tmp_path / target, format=format)
+        assert done.returncode == 0, done.stderr
+        assert "MaskedAutoencoder" in done.stdout
+        assert "largest difference of a weight 0, " in done.stdout
+        assert "of an output for a random image 0\n" in done.stdout
+    images = np.random.default_rng(0).normal(size=(1, 28, 28, 1)).astype("float32")
+    outputs = load_pretrained(tmp_path / "b.keras")(images)["prediction"]
+    np.testing.assert_array_equal(outputs, model(images)["prediction"])
+
+
+def test_errors_are_one_line(tmp_path):
+    done = convert(source=tmp_path / "none", target=tmp_path / "out")
+    assert done.returncode == 1
+    assert done.stderr.strip().splitlines()[-1].startswith("error: `path` must be a file")
+    assert not (tmp_path / "out").exists()
