@@ -309,6 +309,8 @@ class PatchMasking(keras.layers.Layer):
         self.masking = get_masking(masking)
         self.mask_ratio = mask_ratio
         self.num_keep = num_kept(self.grid_size[0] * self.grid_size[1], mask_ratio)
+        # No weights to build. An unbuilt layer makes `fit` call the whole model symbolically first.
+        self.built = True
 
     @property
     def noise_size(self):
