@@ -90,7 +90,6 @@ class MaskedTrainer(keras.Model):
             images = _first_images(data)
             if images is not None:
                 self._check_pixels(images)
-        self._build_optimizer()
         return super().fit(x, *args, **kwargs)
 
     def evaluate(self, x=None, *args, **kwargs):
@@ -106,13 +105,6 @@ class MaskedTrainer(keras.Model):
                 "`x` must hold normalised images, (pixel / 255 - mean) / std with the model's mean "
                 f"{self.mean} and std {self.std}. Received: values up to {largest:g}"
             )
-
-    def _build_optimizer(self):
-        """Make the optimizer's variables now: TensorFlow traces a step that makes any twice."""
-        optimizer = getattr(self, "optimizer", None)
-        if keras.backend.backend() == "tensorflow" and optimizer and not optimizer.built:
-            with self.distribute_strategy.scope():
-                optimizer.build(self.trainable_variables)
 
     if keras.backend.backend() == "tensorflow":
 
