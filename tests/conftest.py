@@ -3,6 +3,8 @@
 import os
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+# What XLA compiles here runs once or twice: half the time to compile, the same numbers.
+os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
 
 import keras
 import pytest
@@ -23,7 +25,10 @@ def fresh_state():
     keras.config.set_dtype_policy(policy)
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def replicas():
-    """Return a `MirroredStrategy` over two logical CPUs."""
+    """Return a `MirroredStrategy` over two logical CPUs.
+
+    One for all tests: those of a second strategy would get the collective keys of the first's.
+    """
     return tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])

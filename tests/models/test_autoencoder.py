@@ -109,7 +109,7 @@ def test_labels_and_weights_are_ignored():
     for data in (x, (x,), (x, np.arange(4))):
         keras.utils.set_random_seed(0)
         model = tiny()
-        model.compile("sgd")
+        model.compile("sgd", run_eagerly=True)
         dataset = tf.data.Dataset.from_tensors(data)
         losses.append(model.fit(dataset, verbose=0).history["loss"][0])
     assert losses[0] == losses[1] == losses[2]
