@@ -27,7 +27,7 @@ def steps(model, count=4, batch=8):
 
 
 def compiled(model, run_eagerly=True):
-    """Compile, to run eagerly where nothing asks for a graph: that costs more than the few steps."""
+    """Compile; to run eagerly, as a graph takes longer to make than a few steps."""
     model.compile(keras.optimizers.AdamW(0.01), run_eagerly=run_eagerly)
     return model
 
