@@ -194,20 +194,42 @@ class MaskedAutoencoder(MaskedTrainer):
         Returns:
             float32 scalar, divided by the number of `tf.distribute` replicas.
         """
+        return self._at_level(
+            lambda x, noise, num_keep: self._masked_loss(x, noise, num_keep, training), x, training
+        )
+
+    def _at_level(self, function, images, training):
+        """Return `function(images, noise, K)` with new noise, and the K of the schedule's level."""
         generator = self.seed_generator if training else self.test_seed_generator
         step = ops.convert_to_tensor(generator.state)[1]
         num_patches = self.encoder.num_patches
         # The numbers after the mask's draw the share of hidden patches to predict.
         noise_size = self.noise_size + (num_patches if self.prediction_ratio < 1 else 0)
-        noise = global_uniform((ops.shape(x)[0], noise_size), generator)
+        noise = global_uniform((ops.shape(images)[0], noise_size), generator)
         if not training or len(self._num_kept) == 1:
-            return self._masked_loss(x, noise, self._num_kept[-1], training)
+            return function(images, noise, self._num_kept[-1])
         # One branch a level: each has static shapes, and all are compiled once.
         branches = [
-            lambda x, noise, kept=kept: self._masked_loss(x, noise, kept, training)
-            for kept in self._num_kept
+            lambda images, noise, num_keep=num_keep: function(images, noise, num_keep)
+            for num_keep in self._num_kept
         ]
-        return ops.switch(self.mask_ratio.level(step), branches, x, noise)
+        return ops.switch(self.mask_ratio.level(step), branches, images, noise)
+
+    def _loss_and_gradients(self, images):
+        """Return a training step's loss, and the gradients of the scaled loss (TensorFlow only).
+
+        Differentiated within each level's branch: what a branch keeps for its gradient would else
+        be an output of all branches under XLA, in memory and in time to compile.
+        """
+        import tensorflow as tf
+
+        def at_level(images, noise, num_keep):
+            with tf.GradientTape() as tape:
+                loss = self._masked_loss(images, noise, num_keep, training=True)
+                scaled_loss = self.optimizer.scale_loss(loss)
+            return loss, tape.gradient(scaled_loss, self.trainable_variables)
+
+        return self._at_level(at_level, images, training=True)
 
     def _masked_loss(self, images, noise, num_keep, training):
         num_hidden = self.encoder.num_patches - num_keep

@@ -109,13 +109,8 @@ class MaskedTrainer(keras.Model):
     if keras.backend.backend() == "tensorflow":
 
         def train_step(self, data):
-            import tensorflow as tf
-
             images = _images(data)
-            with tf.GradientTape() as tape:
-                loss = self.compute_loss(x=images, training=True)
-                scaled_loss = self.optimizer.scale_loss(loss)
-            gradients = tape.gradient(scaled_loss, self.trainable_variables)
+            loss, gradients = self._loss_and_gradients(images)
             self.optimizer.apply_gradients(zip(gradients, self.trainable_variables, strict=True))
             return self._track(loss, images)
 
