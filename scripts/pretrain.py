@@ -17,8 +17,9 @@ from absl import app, flags, logging
 import keras_mae
 from keras_mae.data import TooManyBadImages
 from keras_mae.runs.pretrain import pretrain
-from keras_mae.runs.settings import PRECISIONS, PretrainSettings
+from keras_mae.runs.settings import PRECISIONS, RESUME, PretrainSettings
 from keras_mae.training import NonFiniteLossError
+from keras_mae.training.resume import CheckpointError, Interrupted
 
 FLAGS = {
     flag.name: flag
@@ -55,9 +56,26 @@ FLAGS = {
         flags.DEFINE_integer("seed", 0, "Fixes weights, order, crops and masks."),
         flags.DEFINE_string("output_dir", None, "Default: saved_models/mae_DATASET."),
         flags.DEFINE_bool("overwrite", False, "Empty the output directory first."),
+        flags.DEFINE_enum("resize", "bilinear", ["bilinear", "bicubic"], "Of the random crops."),
+        flags.DEFINE_integer("crops_per_image", 1, "Crops taken of each decoded image."),
+        flags.DEFINE_float(
+            "max_bad_fraction", 0.1, "Share of images that cannot be read at which a run stops."
+        ),
+        flags.DEFINE_enum(
+            "resume",
+            "auto",
+            list(RESUME),
+            "auto: a run that was cut goes on where it was. never: the directory must be empty.",
+        ),
+        flags.DEFINE_integer("checkpoint_steps", None, "Steps between two checkpoints."),
+        flags.DEFINE_float("checkpoint_minutes", 10.0, "Minutes between two checkpoints."),
+        flags.DEFINE_integer("keep", 2, "How many checkpoints are kept."),
         flags.DEFINE_integer("probe_images", 10_000, "Images, at most, for the table at the end."),
     )
 }
+
+
+ERRORS = (ValueError, ImportError, NonFiniteLossError, TooManyBadImages, CheckpointError)
 
 
 def main(argv):
@@ -70,7 +88,9 @@ def main(argv):
         if values["image_size"] is not None:
             values["image_size"] = [int(side) for side in values["image_size"]]
         pretrain(PretrainSettings(**values))
-    except (ValueError, ImportError, NonFiniteLossError, TooManyBadImages) as error:
+    except Interrupted as stop:
+        print(f"\n{stop} The same command goes on from there.")
+    except ERRORS as error:
         sys.exit(f"error: {error}")
 
 

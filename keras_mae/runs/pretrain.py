@@ -1,8 +1,10 @@
 """A pre-training run, from a source of images to an output directory."""
 
 import dataclasses
+import json
 import sys
 import time
+import warnings
 
 import keras
 import numpy as np
@@ -11,6 +13,7 @@ from keras_mae.data import SkipLog, eval_dataset, load_source, pretrain_dataset
 from keras_mae.runs.settings import PRECISIONS
 from keras_mae.training import MetricsLog, SaveLastGood, make_adamw
 from keras_mae.training.baseline import mean_predictor_loss
+from keras_mae.training.callbacks import trim_metrics
 from keras_mae.training.figures import loss_figure, reconstruction_figure
 from keras_mae.training.output import (
     environment,
@@ -19,6 +22,7 @@ from keras_mae.training.output import (
     save_model,
     write_json,
 )
+from keras_mae.training.resume import Checkpoints, SaveCheckpoints, run_variables
 from keras_mae.transfer.comparison import (
     compare_features,
     encoder_features,
@@ -48,40 +52,56 @@ def pretrain(settings):
     """
     keras.utils.set_random_seed(settings.seed)
     keras.config.set_dtype_policy(PRECISIONS[settings.precision])
-    source = load_source(settings.dataset, seed=settings.seed)
+    source = load_source(settings.dataset)  # its split does not depend on the run's seed
     train, heldout = source.split()
     total_steps = settings.total_steps(train.num_examples)
-    # Whole epochs on the progress bar, though the data's may end inside a batch.
-    epochs = max(1, round(total_steps * settings.batch_size / train.num_examples))
-    steps_per_epoch = -(-total_steps // epochs)
     model = settings.build_model(source, total_steps)
     model.compile(
         make_adamw(model, settings.learning_rate(train.num_examples), settings.weight_decay),
         jit_compile=settings.jit,
     )
-    directory = prepare_output_dir(settings.output_dir, settings.overwrite)
-    (directory / "figures").mkdir()
-    write_json(
-        directory / "config.json",
-        {
-            "settings": dataclasses.asdict(settings),
-            "model": model.get_config(),
-            "total_steps": total_steps,
-            "training_images": train.num_examples,
-            "heldout_images": heldout.num_examples,
-            "command": sys.argv,
-            "environment": environment(),
-        },
+    run = {**settings.fixed(), "total_steps": total_steps, "images": train.fingerprint()}
+    directory = prepare_output_dir(
+        settings.output_dir, run, settings.resume == "auto", settings.overwrite
     )
+    if (directory / "results.json").exists():
+        results = json.loads((directory / "results.json").read_text())
+        print(f"This run has ended. --overwrite starts it over. Output: {directory}")
+        _print_results(results)
+        return results
+    config = {
+        "run": run,
+        "settings": dataclasses.asdict(settings),
+        "model": model.get_config(),
+        "training_images": train.num_examples,
+        "heldout_images": heldout.num_examples,
+        "command": sys.argv,
+        "environment": environment(),
+    }
+    write_json(directory / "config.json", config)
     print(
         f"{model.count_params():,} parameters, {model.encoder.count_params():,} of them in the "
         f"encoder; {train.num_examples:,} images to train on, {heldout.num_examples:,} held out; "
         f"{total_steps:,} steps of {settings.batch_size} images. Output: {directory}"
     )
 
+    skips = SkipLog(directory / "skipped.jsonl", max_bad_fraction=settings.max_bad_fraction)
+    try:
+        results = _train_and_evaluate(model, train, heldout, directory, settings, skips)
+    except Exception:
+        if skips.error is not None:  # TensorFlow has wrapped it
+            raise skips.error from None
+        raise
+    write_json(directory / "results.json", results)
+    _print_results(results)
+    return results
+
+
+def _train_and_evaluate(model, train, heldout, directory, settings, skips):
+    """Train, write models and figures, and return what goes into `results.json`."""
     pixels = {"image_size": model.image_size, "mean": model.mean, "std": model.std}
-    pixels["on_skip"] = SkipLog(directory / "skipped.jsonl")
-    labelled = source.num_classes is not None and source.num_classes > 1
+    pixels["on_skip"] = skips
+    labelled = train.num_classes is not None and train.num_classes > 1
     probe_sets = [
         eval_dataset(
             _at_most(part, settings.probe_images),
@@ -98,30 +118,13 @@ def pretrain(settings):
         features["encoder, random init"] = encoder_features(model.encoder, probe_sets)
 
     start = time.perf_counter()
-    model.fit(
-        pretrain_dataset(train, batch_size=settings.batch_size, seed=settings.seed, **pixels),
-        epochs=epochs,
-        steps_per_epoch=steps_per_epoch,
-        validation_data=probe_sets[1],
-        shuffle=False,
-        verbose=0,
-        callbacks=[
-            MetricsLog(
-                directory / "metrics.jsonl",
-                settings.batch_size,
-                steps_per_epoch,
-                total_steps,
-                interval=LOG_INTERVAL,
-                baselines={"mean_predictor": baseline},
-            ),
-            SaveLastGood(directory / "mae.keras"),
-        ],
-    )
+    _fit(model, train, probe_sets[1], directory, settings, baseline, pixels)
     results = {
         "training_seconds": round(time.perf_counter() - start, 1),
         "heldout_loss": model.evaluate(probe_sets[1], verbose=0, return_dict=True)["loss"],
         "mean_predictor_loss": baseline,
     }
+    save_model(model, directory / "mae.keras")
     save_model(model.encoder, directory / "encoder.keras")
     export_encoder(model.encoder, directory / "encoder" / "1")
     first = next(iter(probe_sets[1]))
@@ -133,16 +136,81 @@ def pretrain(settings):
         directory / "figures" / "loss.png",
         {"per-position mean predictor": baseline},
     )
-    print(
-        f"\nLoss on held-out images: {results['heldout_loss']:.4f}; of a predictor that gives the "
-        f"mean patch of each position: {baseline:.4f}. Trained {results['training_seconds']:.0f} s."
-    )
     if labelled:
         features["encoder, pre-trained"] = encoder_features(model.encoder, probe_sets)
-        results["accuracy"] = compare_features(features, source.num_classes, settings.seed)
-        print(f"\nAccuracy on held-out images:\n{format_table(results['accuracy'])}")
-    write_json(directory / "results.json", results)
+        results["accuracy"] = compare_features(features, train.num_classes, settings.seed)
     return results
+
+
+def _fit(model, train, heldout, directory, settings, baseline, pixels):
+    """Train from the last good checkpoint, or from the start, to the end."""
+    total_steps = settings.total_steps(train.num_examples)
+    checkpoints = Checkpoints(directory / "checkpoints", settings.keep)
+    step = checkpoints.load(run_variables(model)) or 0
+    trim_metrics(directory / "metrics.jsonl", step)
+    if step:
+        print(f"Going on after step {step:,}.")
+    log = MetricsLog(
+        directory / "metrics.jsonl",
+        settings.batch_size,
+        total_steps,
+        start_step=step,
+        interval=LOG_INTERVAL,
+        baselines={"mean_predictor": baseline},
+    )
+    save = SaveCheckpoints(
+        checkpoints, total_steps, step, settings.checkpoint_steps, settings.checkpoint_minutes
+    )
+    skipped = keras.callbacks.LambdaCallback(
+        on_epoch_end=lambda epoch, logs: _print_skipped(pixels["on_skip"])
+    )
+    # Whole epochs on the progress bar, though the data's may end inside a batch.
+    epochs = max(1, round(total_steps * settings.batch_size / train.num_examples))
+    steps_per_epoch = -(-total_steps // epochs)
+    # Keras cannot know how long a data set is whose bad images are left out, and says so.
+    warnings.filterwarnings("ignore", message="Your input ran out of data")
+    with save.signals():
+        while step < total_steps:
+            # An epoch that was cut is ended first, then the others follow in one go.
+            epoch, done = divmod(step, steps_per_epoch)
+            model.fit(
+                pretrain_dataset(
+                    train,
+                    batch_size=settings.batch_size,
+                    seed=settings.seed,
+                    start_step=step,
+                    resize=settings.resize,
+                    crops_per_image=settings.crops_per_image,
+                    **pixels,
+                ),
+                initial_epoch=epoch,
+                epochs=epoch + 1 if done else epochs,
+                steps_per_epoch=steps_per_epoch - done,
+                validation_data=heldout,
+                shuffle=False,
+                verbose=0,
+                callbacks=[log, SaveLastGood(directory / "mae.keras"), skipped, save],
+            )
+            step = save.step
+
+
+def _print_skipped(skips):
+    """Say how many images could not be read so far, if any."""
+    if skips.num_bad:
+        print(
+            f"{skips.num_bad:,} of {skips.num_seen:,} images read could not be used, of "
+            f"{len(skips.reasons):,} files named in {skips.path}."
+        )
+
+
+def _print_results(results):
+    print(
+        f"\nLoss on held-out images: {results['heldout_loss']:.4f}; of a predictor that gives the "
+        f"mean patch of each position: {results['mean_predictor_loss']:.4f}. "
+        f"Trained {results['training_seconds']:.0f} s."
+    )
+    if "accuracy" in results:
+        print(f"\nAccuracy on held-out images:\n{format_table(results['accuracy'])}")
 
 
 def _at_most(source, count):

@@ -6,6 +6,18 @@ import keras_mae
 from keras_mae.layers import MaskRatioSchedule
 from keras_mae.training import scaled_learning_rate, steps_of, warmup_cosine
 
+RESUME = ("auto", "never")
+# Settings that change no number of the run: it can go on with others.
+FREE = {
+    "output_dir",
+    "overwrite",
+    "resume",
+    "checkpoint_steps",
+    "checkpoint_minutes",
+    "keep",
+    "probe_images",
+    "max_bad_fraction",
+}
 PRECISIONS = {"float32": "float32", "bfloat16": "mixed_bfloat16", "float16": "mixed_float16"}
 
 
@@ -61,7 +73,14 @@ class PretrainSettings:
     seed: int = 0
     output_dir: str | None = None
     overwrite: bool = False
+    resume: str = "auto"
+    checkpoint_steps: int | None = None
+    checkpoint_minutes: float | None = 10.0
+    keep: int = 2
     probe_images: int = 10_000
+    resize: str = "bilinear"
+    crops_per_image: int = 1
+    max_bad_fraction: float = 0.1
 
     def __post_init__(self):
         if self.epochs is not None and self.steps is not None:
@@ -69,11 +88,14 @@ class PretrainSettings:
                 "`epochs` or `steps` must be given, not both. "
                 f"Received: epochs={self.epochs}, steps={self.steps}"
             )
-        if self.precision not in PRECISIONS:
-            raise ValueError(
-                f"`precision` must be one of {list(PRECISIONS)}. Received: {self.precision!r}"
-            )
-        for name in ("batch_size", "epochs", "steps", "base_learning_rate", "probe_images"):
+        for name, allowed in (("precision", PRECISIONS), ("resume", RESUME)):
+            if getattr(self, name) not in allowed:
+                raise ValueError(
+                    f"`{name}` must be one of {list(allowed)}. Received: {getattr(self, name)!r}"
+                )
+        positive = ("batch_size", "epochs", "steps", "base_learning_rate", "probe_images")
+        positive += ("checkpoint_steps", "checkpoint_minutes", "keep", "crops_per_image")
+        for name in positive:
             value = getattr(self, name)
             if value is not None and value <= 0:
                 raise ValueError(f"`{name}` must be greater than 0. Received: {value}")
@@ -93,6 +115,10 @@ class PretrainSettings:
         if self.output_dir is None:
             name = "".join(c if c.isalnum() else "_" for c in self.dataset).strip("_")
             self.output_dir = f"saved_models/mae_{name}"
+
+    def fixed(self):
+        """Return the settings that fix the numbers of the run, as a dict."""
+        return {k: v for k, v in dataclasses.asdict(self).items() if k not in FREE}
 
     def total_steps(self, num_examples):
         """Return the length of the run in steps, for a training set of `num_examples` images."""

@@ -1,13 +1,15 @@
 """What a pre-training run shows and keeps while it goes: log, progress bar, last good files."""
 
+import contextlib
 import json
 import math
 import sys
 import time
+from pathlib import Path
 
 import keras
 
-from keras_mae.training.output import save_model
+from keras_mae.training.output import atomic_path, save_model
 
 
 class NonFiniteLossError(RuntimeError):
@@ -24,8 +26,8 @@ class MetricsLog(keras.callbacks.Callback):
         path: where the lines go: "step", "loss", "learning_rate", "images_per_second", and at
             the end of an epoch a line of "step", "epoch", "val_loss".
         global_batch_size: int. Images a step.
-        steps_per_epoch: int.
         total_steps: int. Training stops after this many steps, in the middle of an epoch or not.
+        start_step: int. Steps done before this `fit`.
         interval: int. Steps between two lines.
         baselines: dict of name to float, shown beside the validation loss.
         verbose: bool. Whether to show progress: a bar on a terminal, else a line an epoch.
@@ -37,8 +39,8 @@ class MetricsLog(keras.callbacks.Callback):
         self,
         path,
         global_batch_size,
-        steps_per_epoch,
         total_steps,
+        start_step=0,
         interval=10,
         baselines=None,
         verbose=True,
@@ -46,12 +48,11 @@ class MetricsLog(keras.callbacks.Callback):
         super().__init__()
         self.path = path
         self.global_batch_size = global_batch_size
-        self.steps_per_epoch = steps_per_epoch
         self.total_steps = total_steps
         self.interval = interval
         self.baselines = baselines or {}
         self.verbose = verbose
-        self.step = 0
+        self.step = start_step
 
     def on_train_begin(self, logs=None):
         # Line-buffered: what was logged is on disk if the process dies.
@@ -65,13 +66,17 @@ class MetricsLog(keras.callbacks.Callback):
         if self.verbose and sys.stdout.isatty():
             print(f"Epoch {epoch + 1}/{self.params['epochs']}")
             self._bar = keras.utils.Progbar(
-                self.steps_per_epoch, stateful_metrics=("loss", "images/s", "val_loss")
+                self.params["steps"], stateful_metrics=("loss", "images/s", "val_loss")
             )
         self._start_interval()
 
     def _start_interval(self):
         self._interval_start = time.perf_counter()
         self._interval_steps = 0
+
+    def on_train_batch_begin(self, batch, logs=None):
+        # Of the step to come: afterwards the optimizer tells the next step's.
+        self._learning_rate = float(self.model.optimizer.learning_rate)
 
     def on_train_batch_end(self, batch, logs=None):
         self.step += 1
@@ -85,7 +90,7 @@ class MetricsLog(keras.callbacks.Callback):
             )
         if self.step >= self.total_steps:
             self.model.stop_training = True
-        last = batch + 1 == self.steps_per_epoch or self.model.stop_training
+        last = batch + 1 == self.params["steps"] or self.model.stop_training
         if self.step % self.interval and not last:
             return
         speed = self._interval_steps * self.global_batch_size
@@ -93,7 +98,7 @@ class MetricsLog(keras.callbacks.Callback):
         self._write(
             step=self.step,
             loss=loss,
-            learning_rate=float(self.model.optimizer.learning_rate),
+            learning_rate=self._learning_rate,
             images_per_second=round(speed, 1),
         )
         self._shown = [("loss", loss), ("images/s", round(speed))]
@@ -109,13 +114,25 @@ class MetricsLog(keras.callbacks.Callback):
             self._write(step=self.step, epoch=epoch + 1, **validation)
         shown = [*validation.items(), *self.baselines.items()]
         if self._bar:
-            self._bar.update(self.steps_per_epoch, shown, finalize=True)
+            self._bar.update(self.params["steps"], shown, finalize=True)
         elif self.verbose:
             values = " - ".join(f"{name}: {value:.4g}" for name, value in [*self._shown, *shown])
             print(f"Epoch {epoch + 1}/{self.params['epochs']} - {values}", flush=True)
 
     def _write(self, **values):
         self._file.write(json.dumps(values) + "\n")
+
+
+def trim_metrics(path, step):
+    """Remove from a `metrics.jsonl` what was logged after `step`, and a line that was cut short."""
+    lines = Path(path).read_text().splitlines() if Path(path).exists() else []
+    kept = []
+    for line in lines:
+        with contextlib.suppress(json.JSONDecodeError):
+            if json.loads(line)["step"] <= step:
+                kept.append(line + "\n")
+    with atomic_path(path) as temporary:
+        temporary.write_text("".join(kept))
 
 
 class SaveLastGood(keras.callbacks.Callback):

@@ -1,5 +1,6 @@
 """Features of a frozen encoder, computed once."""
 
+import keras
 import numpy as np
 
 POOLINGS = ("mean", "token")
@@ -40,8 +41,22 @@ def extract_features(predict, dataset, pooling="mean"):
     return np.concatenate(features), np.concatenate(labels).astype("int64")
 
 
-def raw_pixels(dataset):
-    """Return `(pixels, labels)` of a data set: an image's values as its features, `(n, H*W*C)`."""
-    images, labels = zip(*((np.asarray(x), np.asarray(y)) for x, y in dataset), strict=True)
-    images = np.concatenate(images).astype("float32")
-    return images.reshape(len(images), -1), np.concatenate(labels).astype("int64")
+def raw_pixels(dataset, max_side=32):
+    """Return the images themselves as features: what any encoder has to be better than.
+
+    Args:
+        dataset: iterable of (images `(B, H, W, C)`, integer labels `(B,)`).
+        max_side: int. Larger images are first shrunk (antialiased) to this many pixels a side.
+    Returns:
+        `(pixels, labels)`: float32 `(n, h * w * C)` and int64 `(n,)`.
+    """
+    features, labels = [], []
+    for images, batch_labels in dataset:
+        height, width = images.shape[1:3]
+        if max(height, width) > max_side:
+            size = min(height, max_side), min(width, max_side)
+            images = keras.ops.image.resize(images, size, antialias=True)
+        images = np.asarray(images, "float32")
+        features.append(images.reshape(len(images), -1))
+        labels.append(np.asarray(batch_labels))
+    return np.concatenate(features), np.concatenate(labels).astype("int64")

@@ -40,7 +40,8 @@ def test_the_output_directory_is_whole(run):
 def test_config_says_all_that_fixes_the_run(run):
     config = json.loads((run[0] / "config.json").read_text())
     assert config["settings"]["batch_size"] == 64 and config["settings"]["seed"] == 0
-    assert config["total_steps"] == 70
+    assert config["run"]["total_steps"] == 70
+    assert "output_dir" not in config["run"]
     assert config["model"]["mask_ratio"] == 0.75
     assert config["environment"]["tensorflow"] == tf.__version__
 

@@ -62,7 +62,7 @@ def test_bad_flags_end_with_one_line_and_status_1(script, arguments, message):
 def test_a_run_is_not_written_over(trained):
     before = (trained / "config.json").read_bytes()
     done = run("pretrain.py", "--steps=1", f"--output_dir={trained}")
-    assert done.returncode == 1 and "`output_dir` must be empty or new" in done.stderr
+    assert done.returncode == 1 and "`output_dir` holds a run with other settings" in done.stderr
     assert (trained / "config.json").read_bytes() == before
 
 

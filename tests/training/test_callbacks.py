@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from keras_mae.training import MetricsLog, NonFiniteLossError, SaveLastGood
+from keras_mae.training.callbacks import trim_metrics
 
 STEPS, BATCH = 4, 2
 
@@ -22,7 +23,6 @@ def fit(model, x, tmp_path, epochs=1, **kwargs):
     log = MetricsLog(
         tmp_path / "metrics.jsonl",
         BATCH,
-        steps_per_epoch=STEPS,
         **{"total_steps": epochs * STEPS, "interval": 2, "verbose": False, **kwargs},
     )
     callbacks = [log, SaveLastGood(tmp_path / "model.keras")]
@@ -79,3 +79,12 @@ def test_without_a_terminal_progress_is_a_line_an_epoch(tmp_path, capsys):
     lines = capsys.readouterr().out.splitlines()
     assert [line.split(" - ")[0] for line in lines] == ["Epoch 1/2", "Epoch 2/2"]
     assert "loss: 1 - images/s: " in lines[0] and lines[0].endswith("val_loss: 1 - mean: 3")
+
+
+def test_trimmed_metrics_hold_each_step_once(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"step": 10, "loss": 1}\n{"step": 20, "loss": 2}\n{"step": 30, "lo')
+    trim_metrics(path, 10)
+    assert path.read_text() == '{"step": 10, "loss": 1}\n'
+    trim_metrics(tmp_path / "new.jsonl", 0)
+    assert (tmp_path / "new.jsonl").read_text() == ""

@@ -30,18 +30,27 @@ def test_directories_are_replaced_whole(tmp_path):
     assert list(target.parent.iterdir()) == [target]
 
 
-def test_output_dir_with_files_is_refused_unless_overwritten(tmp_path):
+def test_output_dir_with_other_files_is_refused_unless_overwritten(tmp_path):
     (tmp_path / "mae.keras").touch()
     with pytest.raises(ValueError, match="`output_dir` must be empty or new"):
-        prepare_output_dir(tmp_path)
+        prepare_output_dir(tmp_path, {})
     assert (tmp_path / "mae.keras").exists()
-    assert list(prepare_output_dir(tmp_path, overwrite=True).iterdir()) == []
+    assert list(prepare_output_dir(tmp_path, {}, overwrite=True).iterdir()) == []
+
+
+def test_output_dir_of_the_same_run_is_opened_and_of_another_refused(tmp_path):
+    write_json(tmp_path / "config.json", {"run": {"seed": 1, "mask_ratio": [0.75]}})
+    assert prepare_output_dir(tmp_path, {"seed": 1, "mask_ratio": [0.75]}) == tmp_path
+    with pytest.raises(ValueError, match="seed was 1 and is 2; steps was None and is 3"):
+        prepare_output_dir(tmp_path, {"seed": 2, "mask_ratio": [0.75], "steps": 3})
+    with pytest.raises(ValueError, match="without resuming"):
+        prepare_output_dir(tmp_path, {"seed": 1, "mask_ratio": [0.75]}, resume=False)
 
 
 def test_output_dir_below_a_file_is_refused(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(ValueError, match="can be written"):
-        prepare_output_dir(tmp_path / "file" / "run")
+        prepare_output_dir(tmp_path / "file" / "run", {})
 
 
 def test_environment_is_json_and_names_versions(tmp_path):

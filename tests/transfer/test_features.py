@@ -22,6 +22,14 @@ def test_features_keep_order_over_a_partial_last_batch():
     np.testing.assert_array_equal(pixels, [[0, 1], [2, 3], [9, 9]])
 
 
+def test_large_images_are_shrunk_to_compare_their_pixels():
+    images = np.repeat(np.arange(4.0), 16)[None, :, None, None] * np.ones((1, 64, 40, 3))
+    pixels, _ = raw_pixels([(images.astype("float32"), [0])])
+    assert pixels.shape == (1, 32 * 32 * 3)
+    rows = pixels.reshape(32, 32, 3)[:, 5, 1]
+    np.testing.assert_allclose(rows[[2, 12, 20, 29]], [0, 1, 2, 3], atol=1e-5)
+
+
 def test_comparison_tells_separable_features_from_noise():
     rng = np.random.default_rng(0)
     labels = rng.integers(0, 3, 300)

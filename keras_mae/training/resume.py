@@ -1,0 +1,233 @@
+"""Exact resume: checkpoints that are whole or absent, and a run that goes on from the last one.
+
+A checkpoint holds every number that the rest of a run depends on: weights, optimizer, random
+states, running metrics, and the step. The data pipeline and the masks are functions of the step.
+"""
+
+import os
+import re
+import signal
+import tempfile
+import time
+import zipfile
+import zlib
+from contextlib import contextmanager
+from pathlib import Path
+
+import keras
+import numpy as np
+
+_NAME = re.compile(r"step_(\d+)\.npz")
+
+
+class Interrupted(RuntimeError):
+    """A signal ended the run after a step; its checkpoint is on disk."""
+
+
+class CheckpointError(RuntimeError):
+    """A checkpoint could not be written, or does not fit the model."""
+
+
+def run_variables(model):
+    """Return name -> variable of all that a compiled model's training changes, in a fixed order."""
+    groups = {
+        "model": model.variables,  # the random states among them
+        "metrics": model.metrics_variables,
+        "optimizer": model.optimizer.variables,
+    }
+    # By number: paths hold counters of the process.
+    return {f"{group}/{i}": v for group, values in groups.items() for i, v in enumerate(values)}
+
+
+class Checkpoints:
+    """The checkpoints of a run: `step_N.npz` in a directory, the last few of them.
+
+    A file is written under a temporary name, flushed to disk and renamed. Each array in it has a
+    checksum, which reading verifies.
+
+    Args:
+        directory: where they lie.
+        keep: int. How many are kept; older ones are removed after a new one is on disk.
+    """
+
+    def __init__(self, directory, keep=2):
+        if keep < 1:
+            raise ValueError(f"`keep` must be at least 1. Received: {keep}")
+        self.directory = Path(directory)
+        self.keep = keep
+
+    def paths(self):
+        """Return the checkpoints' paths, newest first."""
+        if not self.directory.is_dir():
+            return []
+        found = [p for p in self.directory.iterdir() if _NAME.fullmatch(p.name)]
+        return sorted(found, key=lambda p: int(_NAME.fullmatch(p.name)[1]), reverse=True)
+
+    def save(self, step, variables):
+        """Write the checkpoint of a step, then remove the oldest.
+
+        Args:
+            step: int, the number of steps done.
+            variables: dict of name to variable or array.
+        Raises:
+            CheckpointError: if it cannot be written; it names the path. The others stay.
+        """
+        path = self.directory / f"step_{step:08d}.npz"
+        arrays = {name: keras.ops.convert_to_numpy(value) for name, value in variables.items()}
+        temporary = None
+        try:
+            self.directory.mkdir(parents=True, exist_ok=True)
+            descriptor, temporary = tempfile.mkstemp(prefix=".saving-", dir=self.directory)
+            with os.fdopen(descriptor, "wb") as file:
+                np.savez(file, **arrays)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+            _sync_directory(self.directory)
+        except OSError as error:
+            if temporary is not None:
+                Path(temporary).unlink(missing_ok=True)
+            raise CheckpointError(f"The checkpoint {path} cannot be written: {error}") from error
+        for old in self.paths()[self.keep :]:
+            old.unlink(missing_ok=True)
+
+    def load(self, variables):
+        """Set variables to the newest checkpoint that is whole, and return its step.
+
+        Args:
+            variables: dict of name to variable, with the names that were saved.
+        Returns:
+            int, the number of steps done; None if there is no good checkpoint.
+        Raises:
+            CheckpointError: if a whole checkpoint holds other variables or shapes.
+        """
+        self._remove_unfinished()
+        for path in self.paths():
+            try:
+                with np.load(path) as file:
+                    arrays = {name: file[name] for name in file.files}
+            except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+                print(f"Checkpoint {path} is damaged ({error}); trying the one before.")
+                continue
+            self._assign(path, arrays, variables)
+            return int(_NAME.fullmatch(path.name)[1])
+        return None
+
+    def _assign(self, path, arrays, variables):
+        missing, unknown = variables.keys() - arrays.keys(), arrays.keys() - variables.keys()
+        if missing or unknown:
+            raise CheckpointError(
+                f"The checkpoint {path} is of another model: it lacks {sorted(missing)[:5]} and "
+                f"holds {sorted(unknown)[:5]}"
+            )
+        for name, variable in variables.items():
+            if tuple(variable.shape) != arrays[name].shape:
+                raise CheckpointError(
+                    f"The checkpoint {path} is of another model: {name} has the shape "
+                    f"{arrays[name].shape} there, and {tuple(variable.shape)} here"
+                )
+        for name, variable in variables.items():
+            variable.assign(arrays[name])
+
+    def _remove_unfinished(self):
+        """Remove what a process that was killed while saving left behind."""
+        if self.directory.is_dir():
+            for path in self.directory.glob(".saving-*"):
+                path.unlink(missing_ok=True)
+
+
+def _sync_directory(directory):
+    """Flush a rename to disk, where the system can."""
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+class SaveCheckpoints(keras.callbacks.Callback):
+    """Save a checkpoint every so many steps or minutes, at SIGTERM or Ctrl-C, and at the end.
+
+    At a signal, the step under way is finished and saved, and `fit` ends with `Interrupted`; a
+    second signal ends the process as if this were not here. It belongs after the callbacks that
+    log and validate: an epoch's last step is saved when the epoch has ended.
+
+    Args:
+        checkpoints: `Checkpoints`.
+        total_steps: int. Length of the run.
+        start_step: int. Steps done before this `fit`.
+        every_steps: int, or None.
+        every_minutes: float, or None.
+    Raises:
+        Interrupted: from `fit`, see above. CheckpointError: if a checkpoint cannot be written.
+    """
+
+    def __init__(
+        self, checkpoints, total_steps, start_step=0, every_steps=None, every_minutes=None
+    ):
+        super().__init__()
+        self.checkpoints = checkpoints
+        self.total_steps = total_steps
+        self.step = start_step
+        self.every_steps = every_steps
+        self.every_minutes = every_minutes
+        self._signal = None
+        self._due = False
+        self._saved_step = start_step
+        self._last_save = time.monotonic()
+        self._metrics = None
+
+    @contextmanager
+    def signals(self):
+        """Catch SIGTERM and SIGINT inside; to be used around `fit`."""
+        handlers = {n: signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGINT)}
+
+        def restore():
+            for number, handler in handlers.items():
+                signal.signal(number, handler)
+
+        def caught(number, frame):
+            self._signal = signal.Signals(number).name
+            restore()
+
+        for number in handlers:
+            signal.signal(number, caught)
+        try:
+            yield
+        finally:
+            restore()
+
+    def set_model(self, model):
+        super().set_model(model)
+        # `fit` starts each epoch by clearing the metrics: an epoch that was cut, which can only be
+        # the first, has to get them back.
+        if self._metrics is None:
+            self._metrics = [np.array(v) for v in model.metrics_variables]
+
+    def on_epoch_begin(self, epoch, logs=None):
+        for variable, value in zip(self.model.metrics_variables, self._metrics, strict=False):
+            variable.assign(value)
+        self._metrics = []
+
+    def on_train_batch_end(self, batch, logs=None):
+        self.step += 1
+        minutes = (time.monotonic() - self._last_save) / 60
+        self._due |= bool(self._signal)
+        self._due |= bool(self.every_steps) and self.step % self.every_steps == 0
+        self._due |= self.every_minutes is not None and minutes >= self.every_minutes
+        # The last step of an epoch is saved together with the epoch's validation.
+        if self._due and batch + 1 < self.params["steps"] and self.step < self.total_steps:
+            self._save()
+
+    def on_epoch_end(self, epoch, logs=None):
+        if self._due or self.step >= self.total_steps:
+            self._save()
+
+    def _save(self):
+        if self.step != self._saved_step:
+            self.checkpoints.save(self.step, run_variables(self.model))
+            self._saved_step = self.step
+        self._due = False
+        self._last_save = time.monotonic()
+        if self._signal and self.step < self.total_steps:
+            raise Interrupted(f"{self._signal}: stopped after step {self.step}, which is saved.")

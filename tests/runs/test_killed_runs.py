@@ -1,0 +1,65 @@
+"""A run that is killed and started again ends as one that was never disturbed, to the bit."""
+
+import importlib.util
+import random
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+_PATH = Path(__file__).resolve().parents[2] / "benchmarks" / "kill_test.py"
+_SPEC = importlib.util.spec_from_file_location("kill_test", _PATH)
+kill_test = importlib.util.module_from_spec(_SPEC)
+_SPEC.loader.exec_module(kill_test)
+
+STEPS = 40
+
+
+@pytest.mark.slow
+def test_killed_in_a_step_in_a_save_and_by_sigterm(tmp_path):
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    kill_test.finish(whole, STEPS)
+
+    rng = random.Random(0)
+    steps = []
+    for in_save in (False, True):
+        kill = kill_test.kill_once(cut, STEPS, rng, in_save)
+        assert kill is not None, "the run ended before it could be killed"
+        steps.append(kill[0])
+    process = subprocess.Popen(
+        kill_test.command(cut, STEPS), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    while process.poll() is None and kill_test.newest_step(cut) == steps[-1]:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGTERM)
+    output, errors = process.communicate(timeout=120)
+    assert process.returncode == 0, errors
+    assert "SIGTERM: stopped after step" in output
+    assert 0 < steps[0] < steps[1] < kill_test.newest_step(cut) < STEPS
+
+    kill_test.finish(cut, STEPS)
+    assert kill_test.differences(whole, cut) == []
+
+
+def test_a_run_that_has_ended_is_shown_again_and_other_settings_are_refused(tmp_path, capsys):
+    from keras_mae.runs.pretrain import pretrain
+    from keras_mae.runs.settings import PretrainSettings
+
+    same = {
+        "dataset": "photos",
+        "steps": 2,
+        "batch_size": 8,
+        "jit": False,
+        "output_dir": str(tmp_path / "run"),
+    }
+    results = pretrain(PretrainSettings(**same))
+    files = {p: p.stat().st_mtime_ns for p in (tmp_path / "run").rglob("*")}
+    assert pretrain(PretrainSettings(**same, keep=5)) == results
+    assert "This run has ended" in capsys.readouterr().out
+    assert {p: p.stat().st_mtime_ns for p in (tmp_path / "run").rglob("*")} == files
+    with pytest.raises(ValueError, match="seed was 0 and is 1; weight_decay was 0.05 and is 0.1"):
+        pretrain(PretrainSettings(**same, seed=1, weight_decay=0.1))
+    with pytest.raises(ValueError, match="must be empty or new without resuming"):
+        pretrain(PretrainSettings(**same, resume="never"))
