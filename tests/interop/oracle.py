@@ -3,6 +3,8 @@
 Used by the tests here and by `benchmarks/fidelity.py`. Images are `(B, H, W, C)` everywhere.
 """
 
+import copy
+
 import numpy as np
 import tensorflow as tf
 import torch
@@ -48,8 +50,13 @@ def make_oracle(config, cls=transformers.ViTMAEForPreTraining, noise=0.02, seed=
     torch.manual_seed(seed)
     oracle = cls(config).eval()
     if hasattr(oracle, "decoder"):
-        # transformers 5 makes the decoder's sine-cosine table, and then sets it to 0.
-        oracle.decoder.initialize_weights(oracle.decoder.decoder_pos_embed.shape[1] - 1)
+        # transformers 5 leaves both tables of positions at 0: it takes them for initialised, and
+        # its own functions that compute them do nothing. Here they are made to.
+        embeddings, table = oracle.vit.embeddings, oracle.decoder.decoder_pos_embed
+        for part in (embeddings.patch_embeddings.projection, *embeddings.parameters(), table):
+            part._is_hf_initialized = False
+        embeddings.initialize_weights()
+        oracle.decoder.initialize_weights(table.shape[1] - 1)
     with torch.no_grad():
         for parameter in oracle.parameters():
             if parameter.requires_grad:
@@ -134,18 +141,19 @@ def photo_crops(count, size, seed=0):
     for i in range(count):
         photo = load_sample_images().images[i % 2]
         top, left = (rng.integers(0, length - 4 * size) for length in photo.shape[:2])
-        crops.append(photo[top : top + 4 * size : 4, left : left + 4 * size : 4])
+        crop = photo[top : top + 4 * size, left : left + 4 * size]
+        crops.append(crop.reshape(size, 4, size, 4, 3).mean((1, 3)))
     return ((np.stack(crops) / 255 - 0.45) / 0.225).astype("float32")
 
 
-def train_both(oracle, model, images, steps=50, batch=16, peak=3e-4, warmup=10, seed=0):
-    """Train both with AdamW on the same images and masks.
+def train_both(oracle, model, images, steps=50, batch=32, peak=1e-3, warmup=10, seed=0):
+    """Train both with AdamW from the same start on the same images and masks.
 
-    At a peak of 1e-3 this small model is chaotic: two PyTorch runs whose weights differ by 1e-7
-    part by 5e-3 within fifty steps.
+    Keras adds its epsilon before the second moment's bias is corrected, and PyTorch after it; so
+    PyTorch also trains with an epsilon that makes up for this.
 
     Returns:
-        `(ours, theirs)`: the loss of each step, float arrays `(steps,)`.
+        `(ours, theirs, theirs with Keras' epsilon)`: the loss of each step, arrays `(steps,)`.
     """
     rng = np.random.default_rng(seed)
     batches = [
@@ -157,7 +165,12 @@ def train_both(oracle, model, images, steps=50, batch=16, peak=3e-4, warmup=10, 
     ]
     schedule = warmup_cosine(peak, warmup, steps)
     rates = [float(schedule(step)) for step in range(steps)]
-    return _train_ours(model, batches, schedule), _train_theirs(oracle, batches, rates)
+    same_epsilon = copy.deepcopy(oracle)
+    return (
+        _train_ours(model, batches, schedule),
+        _train_theirs(oracle, batches, rates),
+        _train_theirs(same_epsilon, batches, rates, keras_epsilon=True),
+    )
 
 
 def _train_ours(model, batches, schedule):
@@ -174,7 +187,7 @@ def _train_ours(model, batches, schedule):
     return np.array([step(tf.constant(x), tf.constant(n)).numpy() for x, n in batches])
 
 
-def _train_theirs(oracle, batches, rates):
+def _train_theirs(oracle, batches, rates, keras_epsilon=False):
     # Biases, norms and the class and mask tokens are not decayed; positions are not trained.
     trained = [(n, p) for n, p in oracle.named_parameters() if p.requires_grad]
     plain = [p for n, p in trained if p.ndim == 1 or n.endswith("_token")]
@@ -182,9 +195,11 @@ def _train_theirs(oracle, batches, rates):
     groups = [{"params": plain, "weight_decay": 0.0}, {"params": decayed, "weight_decay": 0.05}]
     optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.95))
     losses = []
-    for (images, noise), rate in zip(batches, rates, strict=True):
+    for step, ((images, noise), rate) in enumerate(zip(batches, rates, strict=True), start=1):
         for group in optimizer.param_groups:
             group["lr"] = rate
+            if keras_epsilon:
+                group["eps"] = 1e-8 / (1 - 0.95**step) ** 0.5
         optimizer.zero_grad()
         loss = oracle(to_torch(images), noise=torch.from_numpy(noise)).loss
         loss.backward()
