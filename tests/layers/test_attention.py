@@ -1,5 +1,6 @@
 """Attention, recomputed in NumPy."""
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -91,12 +92,21 @@ def test_masked_keys_have_no_influence_and_no_gradient():
 
 
 @pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16"])
-def test_softmax_in_float32(policy):
-    """Over 5,000 equal keys: a sum in half precision stops growing far below 5,000.
+def test_softmax_in_float32(policy, monkeypatch):
+    """TensorFlow's kernels for halves sum in float32 on some devices: so ask what it is given."""
+    given, softmax = [], keras.ops.softmax
+    monkeypatch.setattr(
+        keras.ops, "softmax", lambda x, **kwargs: given.append(x.dtype) or softmax(x, **kwargs)
+    )
+    for mask in (None, np.ones((1, 1, 5, 5), bool)):
+        output = Attention(2, dtype=policy)(X, attention_mask=mask)
+        assert output.dtype == policy.removeprefix("mixed_")
+    assert given == [tf.float32] * 2
 
-    In bfloat16 a running sum of ones stops at 256; the mean of equal values would come out 20
-    times as large. In float16 it stops at 2,048.
-    """
+
+@pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16"])
+def test_mean_over_many_keys_in_half_precision(policy):
+    """Over 5,000 equal keys: a running sum of ones stops at 256 in bfloat16, 2,048 in float16."""
     layer = Attention(1, dtype=policy)
     x = np.ones((1, 5000, 4), "float32")
     layer.build(x.shape)
