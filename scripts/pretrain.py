@@ -20,6 +20,7 @@ from keras_mae.runs.pretrain import pretrain
 from keras_mae.runs.settings import PRECISIONS, RESUME, PretrainSettings
 from keras_mae.training import NonFiniteLossError
 from keras_mae.training.resume import CheckpointError, Interrupted
+from keras_mae.training.strategy import STRATEGIES
 
 FLAGS = {
     flag.name: flag
@@ -56,6 +57,15 @@ FLAGS = {
         flags.DEFINE_integer("seed", 0, "Fixes weights, order, crops and masks."),
         flags.DEFINE_string("output_dir", None, "Default: saved_models/mae_DATASET."),
         flags.DEFINE_bool("overwrite", False, "Empty the output directory first."),
+        flags.DEFINE_enum(
+            "strategy",
+            "auto",
+            list(STRATEGIES),
+            "one_device; mirrored: all GPUs; auto: mirrored where there are several GPUs.",
+        ),
+        flags.DEFINE_integer(
+            "logical_devices", None, "Split the CPU, to try --strategy=mirrored without GPUs."
+        ),
         flags.DEFINE_enum("resize", "bilinear", ["bilinear", "bicubic"], "Of the random crops."),
         flags.DEFINE_integer("crops_per_image", 1, "Crops taken of each decoded image."),
         flags.DEFINE_float(

@@ -23,6 +23,7 @@ from keras_mae.training.output import (
     write_json,
 )
 from keras_mae.training.resume import Checkpoints, SaveCheckpoints, run_variables
+from keras_mae.training.strategy import make_strategy
 from keras_mae.transfer.comparison import (
     compare_features,
     encoder_features,
@@ -50,16 +51,24 @@ def pretrain(settings):
         ValueError: for a setting that does not fit, before any training.
         NonFiniteLossError: if the loss becomes NaN; the files of the last good epoch are kept.
     """
+    strategy = make_strategy(settings.strategy, settings.logical_devices)
+    replicas = strategy.num_replicas_in_sync
+    if settings.batch_size % replicas:
+        raise ValueError(
+            f"`batch_size` must be a multiple of the {replicas} replicas. "
+            f"Received: {settings.batch_size}"
+        )
     keras.utils.set_random_seed(settings.seed)
     keras.config.set_dtype_policy(PRECISIONS[settings.precision])
     source = load_source(settings.dataset)  # its split does not depend on the run's seed
     train, heldout = source.split()
     total_steps = settings.total_steps(train.num_examples)
-    model = settings.build_model(source, total_steps)
-    model.compile(
-        make_adamw(model, settings.learning_rate(train.num_examples), settings.weight_decay),
-        jit_compile=settings.jit,
-    )
+    with strategy.scope():
+        model = settings.build_model(source, total_steps)
+        model.compile(
+            make_adamw(model, settings.learning_rate(train.num_examples), settings.weight_decay),
+            jit_compile=settings.jit and replicas == 1,  # Keras cannot compile under replicas
+        )
     run = {**settings.fixed(), "total_steps": total_steps, "images": train.fingerprint()}
     directory = prepare_output_dir(
         settings.output_dir, run, settings.resume == "auto", settings.overwrite

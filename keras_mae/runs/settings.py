@@ -78,6 +78,8 @@ class PretrainSettings:
     checkpoint_minutes: float | None = 10.0
     keep: int = 2
     probe_images: int = 10_000
+    strategy: str = "auto"
+    logical_devices: int | None = None
     resize: str = "bilinear"
     crops_per_image: int = 1
     max_bad_fraction: float = 0.1
