@@ -126,8 +126,11 @@ def _beside(path, name):
     file = os.path.join(os.path.dirname(path), name)
     if not os.path.isfile(file):
         return None
-    with open(file, encoding="utf-8") as stream:
-        return json.load(stream)
+    try:
+        with open(file, encoding="utf-8") as stream:
+            return json.load(stream)
+    except ValueError as error:
+        raise ValueError(f"`path` is truncated or broken. Received: {file} ({error})") from error
 
 
 def _timm_config(config):
