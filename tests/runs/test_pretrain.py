@@ -118,23 +118,3 @@ def test_a_setting_that_does_not_fit_leaves_no_directory(tmp_path):
     with pytest.raises(ValueError, match="`mask_ratio` must keep at least 1"):
         pretrain(settings)
     assert not (tmp_path / "run").exists()
-
-
-def test_two_replicas_train_as_one_device_with_the_same_global_batch(tmp_path):
-    def run(name, **kwargs):
-        directory = tmp_path / name
-        pretrain(
-            PretrainSettings(
-                dataset="photos", steps=3, batch_size=8, output_dir=str(directory), **kwargs
-            )
-        )
-        log = [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]
-        return keras.models.load_model(directory / "mae.keras").weights, log
-
-    weights, log = run("one", jit=False, strategy="one_device")
-    others, other_log = run("two", strategy="mirrored", logical_devices=2)
-    assert [line["step"] for line in log] == [line["step"] for line in other_log] == [3, 3]
-    assert log[0]["loss"] == pytest.approx(other_log[0]["loss"], rel=1e-5)
-    assert log[1]["val_loss"] == pytest.approx(other_log[1]["val_loss"], rel=1e-5)
-    for x, y in zip(weights, others, strict=True):
-        np.testing.assert_allclose(x, y, atol=1e-5 * max(np.abs(x).max(), 1))
