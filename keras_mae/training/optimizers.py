@@ -18,18 +18,50 @@ def undecayed_variables(model):
     return [v for v in model.trainable_variables if len(v.shape) < 2 or id(v) in named]
 
 
+@keras.saving.register_keras_serializable(package="keras_mae")
+class AdamW(keras.optimizers.AdamW):
+    """AdamW with epsilon where the paper, and PyTorch, have it.
+
+    The step is `learning_rate * m' / (sqrt(v') + epsilon)` with the moments `m'` and `v'` corrected
+    for their bias. Keras adds epsilon before it corrects `v`: in the first steps it is then
+    `1 / sqrt(1 - beta_2)` times as large in effect, which moves weights of tiny gradients less.
+
+    Arguments are those of `keras.optimizers.AdamW`, but for `amsgrad`.
+
+    Reference: Kingma and Ba 2014, arXiv:1412.6980, algorithm 1; Loshchilov and Hutter 2017.
+    """
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        if self.amsgrad:
+            raise ValueError("`amsgrad` must be False. Received: True")
+
+    def update_step(self, gradient, variable, learning_rate):
+        dtype = variable.dtype
+        learning_rate, gradient = ops.cast(learning_rate, dtype), ops.cast(gradient, dtype)
+        step = ops.cast(self.iterations + 1, dtype)
+        mean_correction = 1 - ops.power(ops.cast(self.beta_1, dtype), step)
+        square_correction = 1 - ops.power(ops.cast(self.beta_2, dtype), step)
+        index = self._get_variable_index(variable)
+        mean, square = self._momentums[index], self._velocities[index]
+        self.assign_add(mean, (gradient - mean) * (1 - self.beta_1))
+        self.assign_add(square, (ops.square(gradient) - square) * (1 - self.beta_2))
+        divisor = ops.sqrt(square) / ops.sqrt(square_correction) + self.epsilon
+        self.assign_sub(variable, learning_rate / mean_correction * mean / divisor)
+
+
 def make_adamw(model, learning_rate, weight_decay=0.05, beta_1=0.9, beta_2=0.95, **kwargs):
-    """Return AdamW for pre-training a model, decoupled decay on weight matrices only.
+    """Return `AdamW` for pre-training a model, decoupled decay on weight matrices only.
 
     Args:
         model: a built Keras model; see `undecayed_variables` for what is excluded.
         learning_rate: float or a `keras.optimizers.schedules.LearningRateSchedule`.
         weight_decay: float. Each step subtracts `learning_rate * weight_decay * weight`.
         beta_1, beta_2: floats in [0, 1). The moments' decay.
-        **kwargs: further arguments of `keras.optimizers.AdamW`; its `epsilon` is 1e-8 here.
+        **kwargs: further arguments of `AdamW`; `epsilon` is 1e-8 if not given.
     Reference: Loshchilov and Hutter 2017, arXiv:1711.05101; He et al. 2021, table 8.
     """
-    optimizer = keras.optimizers.AdamW(
+    optimizer = AdamW(
         learning_rate,
         weight_decay=weight_decay,
         beta_1=beta_1,

@@ -3,8 +3,6 @@
 Used by the tests here and by `benchmarks/fidelity.py`. Images are `(B, H, W, C)` everywhere.
 """
 
-import copy
-
 import numpy as np
 import tensorflow as tf
 import torch
@@ -149,11 +147,8 @@ def photo_crops(count, size, seed=0):
 def train_both(oracle, model, images, steps=50, batch=32, peak=1e-3, warmup=10, seed=0):
     """Train both with AdamW from the same start on the same images and masks.
 
-    Keras adds its epsilon before the second moment's bias is corrected, and PyTorch after it; so
-    PyTorch also trains with an epsilon that makes up for this.
-
     Returns:
-        `(ours, theirs, theirs with Keras' epsilon)`: the loss of each step, arrays `(steps,)`.
+        `(ours, theirs)`: the loss of each step, arrays `(steps,)`.
     """
     rng = np.random.default_rng(seed)
     batches = [
@@ -165,12 +160,7 @@ def train_both(oracle, model, images, steps=50, batch=32, peak=1e-3, warmup=10, 
     ]
     schedule = warmup_cosine(peak, warmup, steps)
     rates = [float(schedule(step)) for step in range(steps)]
-    same_epsilon = copy.deepcopy(oracle)
-    return (
-        _train_ours(model, batches, schedule),
-        _train_theirs(oracle, batches, rates),
-        _train_theirs(same_epsilon, batches, rates, keras_epsilon=True),
-    )
+    return _train_ours(model, batches, schedule), _train_theirs(oracle, batches, rates)
 
 
 def _train_ours(model, batches, schedule):
@@ -187,7 +177,7 @@ def _train_ours(model, batches, schedule):
     return np.array([step(tf.constant(x), tf.constant(n)).numpy() for x, n in batches])
 
 
-def _train_theirs(oracle, batches, rates, keras_epsilon=False):
+def _train_theirs(oracle, batches, rates):
     # Biases, norms and the class and mask tokens are not decayed; positions are not trained.
     trained = [(n, p) for n, p in oracle.named_parameters() if p.requires_grad]
     plain = [p for n, p in trained if p.ndim == 1 or n.endswith("_token")]
@@ -195,11 +185,9 @@ def _train_theirs(oracle, batches, rates, keras_epsilon=False):
     groups = [{"params": plain, "weight_decay": 0.0}, {"params": decayed, "weight_decay": 0.05}]
     optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.95))
     losses = []
-    for step, ((images, noise), rate) in enumerate(zip(batches, rates, strict=True), start=1):
+    for (images, noise), rate in zip(batches, rates, strict=True):
         for group in optimizer.param_groups:
             group["lr"] = rate
-            if keras_epsilon:
-                group["eps"] = 1e-8 / (1 - 0.95**step) ** 0.5
         optimizer.zero_grad()
         loss = oracle(to_torch(images), noise=torch.from_numpy(noise)).loss
         loss.backward()

@@ -152,14 +152,15 @@ def test_gradients(norm_pix_loss, tmp_path):
     assert max(found.values()) <= 1e-3, found
 
 
-def test_fifty_steps(tmp_path):
-    config = oracle.mae_config(**oracle.SMALL, norm_pix_loss=True)
+@pytest.mark.parametrize("norm_pix_loss", [True, False])
+def test_fifty_steps(tmp_path, norm_pix_loss):
+    config = oracle.mae_config(**oracle.SMALL, norm_pix_loss=norm_pix_loss)
     theirs = oracle.make_oracle(config, noise=0.0)
     ours = oracle.open_oracle(theirs, tmp_path)
-    found, expected, same_epsilon = oracle.train_both(theirs, ours, oracle.photo_crops(64, 32))
+    found, expected = oracle.train_both(theirs, ours, oracle.photo_crops(64, 32))
     assert expected[-5:].mean() < 0.95 * expected[:5].mean(), expected
-    np.testing.assert_allclose(found, expected, rtol=1e-3)
-    np.testing.assert_allclose(found, same_epsilon, rtol=1e-5)
+    # The bar is 1e-3; Keras' own AdamW, whose epsilon is elsewhere, would be at 1.8e-3 for pixels.
+    np.testing.assert_allclose(found, expected, rtol=1e-4)
 
 
 def test_position_tables():
