@@ -7,11 +7,10 @@ states, running metrics, and the step. The data pipeline and the masks are funct
 import os
 import re
 import signal
-import tempfile
 import time
 import zipfile
 import zlib
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import keras
@@ -74,19 +73,18 @@ class Checkpoints:
         """
         path = self.directory / f"step_{step:08d}.npz"
         arrays = {name: keras.ops.convert_to_numpy(value) for name, value in variables.items()}
-        temporary = None
+        temporary = self.directory / f".saving-{os.getpid()}"
         try:
             self.directory.mkdir(parents=True, exist_ok=True)
-            descriptor, temporary = tempfile.mkstemp(prefix=".saving-", dir=self.directory)
-            with os.fdopen(descriptor, "wb") as file:
+            with open(temporary, "wb") as file:
                 np.savez(file, **arrays)
                 file.flush()
                 os.fsync(file.fileno())
             os.replace(temporary, path)
             _sync_directory(self.directory)
         except OSError as error:
-            if temporary is not None:
-                Path(temporary).unlink(missing_ok=True)
+            with suppress(OSError):
+                temporary.unlink()
             raise CheckpointError(f"The checkpoint {path} cannot be written: {error}") from error
         for old in self.paths()[self.keep :]:
             old.unlink(missing_ok=True)
