@@ -33,5 +33,10 @@ def test_two_replicas_train_as_one_device_with_the_same_global_batch(tmp_path):
     assert [line["step"] for line in log] == [line["step"] for line in other_log] == [3, 3]
     assert log[0]["loss"] == pytest.approx(other_log[0]["loss"], rel=1e-5)
     assert log[1]["val_loss"] == pytest.approx(other_log[1]["val_loss"], rel=1e-5)
-    for x, y in zip(weights, others, strict=True):
-        np.testing.assert_allclose(x, y, atol=1e-5 * max(np.abs(x).max(), 1))
+    for weight, other in zip(weights, others, strict=True):
+        x, y = np.array(weight), np.array(other)
+        if weight.path.endswith("query_key_value/bias"):
+            # A key's bias moves all scores of a query alike: its gradient is 0 but for rounding,
+            # which Adam blows up to a whole step of either sign.
+            x, y = (np.delete(v.reshape(3, -1), 1, axis=0) for v in (x, y))
+        np.testing.assert_allclose(x, y, atol=1e-5, err_msg=weight.path)
