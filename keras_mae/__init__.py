@@ -3,7 +3,7 @@
 `keras_mae.data`, the `tf.data` pipeline, is imported by itself: it needs TensorFlow on any backend.
 """
 
-from keras_mae import layers
+from keras_mae import layers, training
 from keras_mae.interop import load_pretrained, load_weights_into, save_pretrained
 from keras_mae.models import MAEDecoder, MaskedAutoencoder, ViTEncoder, list_presets
 from keras_mae.transfer import ViTClassifier
@@ -20,4 +20,5 @@ __all__ = [
     "load_pretrained",
     "load_weights_into",
     "save_pretrained",
+    "training",
 ]

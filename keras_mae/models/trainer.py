@@ -70,6 +70,10 @@ class MaskedTrainer(keras.Model):
                     f"several replicas, where Keras cannot compile. Received: {jit_compile}"
                 )
         super().compile(optimizer=optimizer, jit_compile=jit_compile, **kwargs)
+        # For float16, Keras wraps the optimizer.
+        optimizer = getattr(self.optimizer, "inner_optimizer", self.optimizer)
+        if hasattr(optimizer, "exclude_for") and not optimizer.built:
+            optimizer.exclude_for(self)
         if self.optimizer is not None:
             # A step that makes its variables when first run is traced twice.
             self.optimizer.build(self.trainable_variables)

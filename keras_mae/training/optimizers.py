@@ -36,6 +36,16 @@ class AdamW(keras.optimizers.AdamW):
         if self.amsgrad:
             raise ValueError("`amsgrad` must be False. Received: True")
 
+    def exclude_for(self, model):
+        """Exclude `undecayed_variables(model)` from the decay; before the optimizer is built.
+
+        Models of this library do it in `compile`, so that a model which was saved and loaded, whose
+        optimizer Keras makes anew, decays as before.
+        """
+        excluded = undecayed_variables(model)
+        if excluded:
+            self.exclude_from_weight_decay(var_list=excluded)
+
     def update_step(self, gradient, variable, learning_rate):
         dtype = variable.dtype
         learning_rate, gradient = ops.cast(learning_rate, dtype), ops.cast(gradient, dtype)
@@ -68,9 +78,7 @@ def make_adamw(model, learning_rate, weight_decay=0.05, beta_1=0.9, beta_2=0.95,
         beta_2=beta_2,
         **{"epsilon": 1e-8, **kwargs},
     )
-    excluded = undecayed_variables(model)
-    if excluded:
-        optimizer.exclude_from_weight_decay(var_list=excluded)
+    optimizer.exclude_for(model)
     return optimizer
 
 

@@ -59,6 +59,12 @@ def test_bad_flags_end_with_one_line_and_status_1(script, arguments, message):
     assert "Traceback" not in done.stderr
 
 
+def test_the_model_opens_with_nothing_but_the_package_imported(trained):
+    code = f"import keras, keras_mae; keras.models.load_model({str(trained / 'mae.keras')!r})"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
 def test_a_run_is_not_written_over(trained):
     before = (trained / "config.json").read_bytes()
     done = run("pretrain.py", "--steps=1", f"--output_dir={trained}")

@@ -50,6 +50,18 @@ def test_zero_gradients_decay_matrices_only(mae):
         np.testing.assert_allclose(np.array(variable), old * factor, rtol=1e-6)
 
 
+@pytest.mark.parametrize("dtype", ["float32", "mixed_float16"])
+def test_a_loaded_model_decays_as_before(mae, tmp_path, dtype):
+    mae = keras_mae.MaskedAutoencoder.from_config({**mae.get_config(), "dtype": dtype})
+    mae.compile(make_adamw(mae, learning_rate=0.1, weight_decay=0.5))
+    mae.save(tmp_path / "mae.keras")
+    loaded = keras.models.load_model(tmp_path / "mae.keras")
+    optimizer = getattr(loaded.optimizer, "inner_optimizer", loaded.optimizer)
+    undecayed = {id(v) for v in undecayed_variables(loaded)}
+    for variable in loaded.trainable_variables:
+        assert optimizer._use_weight_decay(variable) == (id(variable) not in undecayed)
+
+
 def test_adamw_first_step_by_hand():
     dense = keras.layers.Dense(1, use_bias=False)
     model = keras.Sequential([keras.Input((1,)), dense])
