@@ -219,6 +219,8 @@ class SaveCheckpoints(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch, logs=None):
         if self._due or self.step >= self.total_steps:
+            # They hold the validation's loss now; the next epoch starts from nothing.
+            self.model.reset_metrics()
             self._save()
 
     def _save(self):

@@ -2,6 +2,7 @@
 
 import importlib.util
 import random
+import shutil
 import signal
 import subprocess
 import time
@@ -40,6 +41,36 @@ def test_killed_in_a_step_in_a_save_and_by_sigterm(tmp_path):
     assert 0 < steps[0] < steps[1] < kill_test.newest_step(cut) < STEPS
 
     kill_test.finish(cut, STEPS)
+    assert kill_test.differences(whole, cut) == []
+
+
+@pytest.mark.parametrize("cut_after", [12, 15])
+def test_cut_between_and_within_epochs(tmp_path, cut_after):
+    from keras_mae.runs.pretrain import pretrain
+    from keras_mae.runs.settings import PretrainSettings
+
+    def run(directory):
+        pretrain(
+            PretrainSettings(
+                dataset="photos",
+                steps=24,  # two epochs of 12
+                batch_size=64,
+                jit=False,
+                checkpoint_steps=3,
+                keep=100,
+                output_dir=str(directory),
+            )
+        )
+
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    run(whole)
+    shutil.copytree(whole, cut)
+    # As if it had died right after this checkpoint, and had logged some steps more.
+    (cut / "results.json").unlink()
+    for path in (cut / "checkpoints").iterdir():
+        if int(path.stem[5:]) > cut_after:
+            path.unlink()
+    run(cut)
     assert kill_test.differences(whole, cut) == []
 
 
