@@ -42,6 +42,9 @@ FLAGS = {
         flags.DEFINE_enum(
             "decoder_attention", "self", ["self", "masked", "cross"], "What the decoder attends to."
         ),
+        flags.DEFINE_integer(
+            "decoder_num_layers", None, "Blocks of the decoder. Default: the preset's."
+        ),
         flags.DEFINE_integer("batch_size", None, "Global batch. Default: the preset's recipe."),
         flags.DEFINE_float("epochs", None, "Passes over the data. Default: the preset's recipe."),
         flags.DEFINE_integer("steps", None, "Length of the run in steps, instead of --epochs."),

@@ -62,6 +62,7 @@ class PretrainSettings:
     masking: str = "random"
     norm_pix_loss: bool = True
     decoder_attention: str = "self"
+    decoder_num_layers: int | None = None
     batch_size: int | None = None
     epochs: float | None = None
     steps: int | None = None
@@ -96,7 +97,13 @@ class PretrainSettings:
                     f"`{name}` must be one of {list(allowed)}. Received: {getattr(self, name)!r}"
                 )
         positive = ("batch_size", "epochs", "steps", "base_learning_rate", "probe_images")
-        positive += ("checkpoint_steps", "checkpoint_minutes", "keep", "crops_per_image")
+        positive += (
+            "decoder_num_layers",
+            "checkpoint_steps",
+            "checkpoint_minutes",
+            "keep",
+            "crops_per_image",
+        )
         for name in positive:
             value = getattr(self, name)
             if value is not None and value <= 0:
@@ -143,6 +150,8 @@ class PretrainSettings:
         overrides = {"mask_ratio": self.mask_ratio[0]}
         if len(self.mask_ratio) == 2:
             overrides["mask_ratio"] = MaskRatioSchedule(*self.mask_ratio, total_steps=total_steps)
+        if self.decoder_num_layers:
+            overrides["decoder_num_layers"] = self.decoder_num_layers
         if self.image_size:
             size = self.image_size
             overrides["image_size"] = size[0] if len(size) == 1 else tuple(size)
