@@ -136,6 +136,9 @@ class TransformerBlock(keras.layers.Layer):
         self.cross = cross
         self.seed = seed
         self.norm_epsilon = norm_epsilon
+        # Whether what happens inside is computed again for the gradient, instead of kept. A model
+        # turns it on while it trains; it changes no number and is not part of the config.
+        self.recompute = False
         policy = self.dtype_policy
         self.attention_norm = layer_norm("attention_norm", policy, norm_epsilon)
         self.attention = Attention(num_heads, cross=cross, name="attention", dtype=policy)
@@ -154,16 +157,20 @@ class TransformerBlock(keras.layers.Layer):
         self.mlp.build(x_shape)
 
     def call(self, x, context=None, attention_mask=None, first_query=0, training=False):
-        y = self.attention(
-            self.attention_norm(x),
-            context,
-            attention_mask=attention_mask,
-            first_query=first_query,
-        )
-        x = x[:, first_query:] if first_query else x
-        x = x + self.attention_drop(y, training=training)
-        y = self.mlp(self.mlp_norm(x))
-        return x + self.mlp_drop(y, training=training)
+        def transform(x, *context):
+            y = self.attention(
+                self.attention_norm(x),
+                *context,
+                attention_mask=attention_mask,
+                first_query=first_query,
+            )
+            x = x[:, first_query:] if first_query else x
+            x = x + self.attention_drop(y, training=training)
+            y = self.mlp(self.mlp_norm(x))
+            return x + self.mlp_drop(y, training=training)
+
+        tensors = (x,) if context is None else (x, context)
+        return (keras.remat(transform) if self.recompute else transform)(*tensors)
 
     def get_config(self):
         return {

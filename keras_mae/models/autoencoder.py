@@ -1,5 +1,7 @@
 """The masked autoencoder: a Keras model that trains itself on images alone."""
 
+import contextlib
+import functools
 import inspect
 
 import keras
@@ -10,6 +12,7 @@ from keras_mae.layers.masking import MaskRatioSchedule, PatchMasking, keep_lowes
 from keras_mae.layers.masking import num_kept as count_kept
 from keras_mae.layers.patches import gather_tokens, patchify, unpatchify
 from keras_mae.layers.randomness import fixed_uniform, global_uniform
+from keras_mae.models.accumulation import mean_over_parts
 from keras_mae.models.decoder import MAEDecoder
 from keras_mae.models.encoder import ViTEncoder, check_images
 from keras_mae.models.losses import PatchReconstructionLoss, normalize_patches
@@ -223,11 +226,27 @@ class MaskedAutoencoder(MaskedTrainer):
         """
         import tensorflow as tf
 
-        def at_level(images, noise, num_keep):
+        def gradients(images, noise, num_keep):
             with tf.GradientTape() as tape:
                 loss = self._masked_loss(images, noise, num_keep, training=True)
                 scaled_loss = self.optimizer.scale_loss(loss)
             return loss, tape.gradient(scaled_loss, self.trainable_variables)
+
+        def at_level(images, noise, num_keep):
+            def in_parts(images, noise):
+                return mean_over_parts(
+                    functools.partial(gradients, num_keep=num_keep),
+                    (images, noise),
+                    self.accumulate_steps,
+                    self.trainable_variables,
+                    compiled=self.jit_compile or self._jit_gradients,
+                )
+
+            if self._jit_gradients:
+                # Keras cannot compile a step of replicas. This part of it can be: the noise is
+                # drawn, and the gradients are applied, outside.
+                in_parts = tf.function(in_parts, jit_compile=True)
+            return in_parts(images, noise)
 
         return self._at_level(at_level, images, training=True)
 
@@ -239,9 +258,22 @@ class MaskedAutoencoder(MaskedTrainer):
             num_queries = max(1, round(num_hidden * self.prediction_ratio))
             chosen, _ = keep_lowest(query_noise[:, :num_hidden], num_queries)
             query_ids = ops.take_along_axis(query_ids, chosen, axis=1)
-        latent = self.encoder(images, keep_ids=keep_ids, training=training)
-        prediction = self.decoder(latent, keep_ids, query_ids)
+        with self._recomputing(training):
+            latent = self.encoder(images, keep_ids=keep_ids, training=training)
+            prediction = self.decoder(latent, keep_ids, query_ids)
         return self.reconstruction_loss(self._target(images, query_ids), prediction)
+
+    @contextlib.contextmanager
+    def _recomputing(self, training):
+        """Let the blocks that are called inside compute themselves again for their gradients."""
+        blocks = [*self.encoder.blocks, *self.decoder.blocks]
+        for block in blocks:
+            block.recompute = self.recompute and training
+        try:
+            yield
+        finally:
+            for block in blocks:
+                block.recompute = False
 
     def _target(self, images, ids):
         """Return the patches `ids` of the images, as they are to be predicted, in float32."""

@@ -7,7 +7,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_mae.layers.arguments import check_dtype
+from keras_mae.layers.arguments import check_dtype, check_positive_int
 from keras_mae.models.encoder import check_images
 
 # Normalised pixels lie within a few units of 0; pixels of 0..255 that were not normalised do not.
@@ -27,6 +27,9 @@ class MaskedTrainer(keras.Model):
         check_dtype(kwargs.get("dtype"))
         super().__init__(**kwargs)
         self.seed = seed
+        self.accumulate_steps = 1
+        self.recompute = False
+        self._jit_gradients = False
         # Their state is (seed, number of steps): part of the saved model, not of its weights.
         self.seed_generator = keras.random.SeedGenerator(seed, name="seed_generator")
         self.test_seed_generator = keras.random.SeedGenerator(seed, name="test_seed_generator")
@@ -44,31 +47,50 @@ class MaskedTrainer(keras.Model):
         names = [name for name in store.keys() if name != _STATE_KEY]  # noqa: SIM118 (not a dict)
         super().load_own_variables({name: store[name] for name in names})
 
-    def compile(self, optimizer="adamw", jit_compile="auto", **kwargs):
+    def compile(
+        self,
+        optimizer="adamw",
+        jit_compile="auto",
+        accumulate_steps=1,
+        recompute=False,
+        **kwargs,
+    ):
         """Configure training.
 
         Args:
             optimizer: a Keras optimizer or its name.
-            jit_compile: bool or "auto". Whether XLA compiles the steps. "auto": on one GPU, and on
-                other backends than TensorFlow, yes; on CPUs, where compiling takes longer than it
-                saves, and under replicas, where Keras cannot, no.
+            jit_compile: bool or "auto". Whether XLA compiles the steps: whole ones on one device;
+                under the replicas of `tf.distribute`, where Keras cannot, each replica's forward
+                pass and gradients. "auto": on GPUs, and on other backends than TensorFlow, yes; on
+                CPUs, where compiling may take longer than it saves, no.
+            accumulate_steps: int. A step's images go through the model in so many parts, one after
+                the other, and their gradients are added up: the same masks and, but for rounding,
+                the same update, in less memory. Each replica's share of the batch is cut.
+            recompute: bool. Whether blocks keep their input only, and compute the rest again for
+                the gradient (gradient checkpointing): the same numbers, more time, less memory.
             **kwargs: as in `keras.Model.compile`, but for loss and metrics: there are no labels,
                 and the model brings its own loss.
         """
+        check_positive_int(accumulate_steps, "accumulate_steps")
         for name in ("loss", "loss_weights", "metrics", "weighted_metrics"):
             if kwargs.get(name) is not None:
                 raise ValueError(
                     f"`{name}` must not be given: {type(self).__name__} computes its own loss from "
                     f"images alone. Received: {kwargs[name]!r}"
                 )
+        self.accumulate_steps = accumulate_steps
+        self.recompute = recompute
+        self._jit_gradients = False
         if keras.backend.backend() == "tensorflow":
             if jit_compile == "auto":
-                jit_compile = _one_accelerator()
-            elif jit_compile and _several_replicas():
-                raise ValueError(
-                    "`jit_compile` must be False or 'auto' under a `tf.distribute` strategy of "
-                    f"several replicas, where Keras cannot compile. Received: {jit_compile}"
-                )
+                jit_compile = _has_gpu()
+            if _several_replicas():
+                self._jit_gradients, jit_compile = bool(jit_compile), False
+        elif accumulate_steps > 1:
+            raise ValueError(
+                "`accumulate_steps` must be 1 on other backends than TensorFlow, where optimizers "
+                f"have an argument `gradient_accumulation_steps`. Received: {accumulate_steps}"
+            )
         super().compile(optimizer=optimizer, jit_compile=jit_compile, **kwargs)
         # For float16, Keras wraps the optimizer.
         optimizer = getattr(self.optimizer, "inner_optimizer", self.optimizer)
@@ -77,6 +99,15 @@ class MaskedTrainer(keras.Model):
         if self.optimizer is not None:
             # A step that makes its variables when first run is traced twice.
             self.optimizer.build(self.trainable_variables)
+
+    def get_compile_config(self):
+        """Return what `compile_from_config` needs (Keras stores it with the model)."""
+        config = super().get_compile_config()
+        if config:
+            config["accumulate_steps"] = self.accumulate_steps
+            config["recompute"] = self.recompute
+            config["jit_compile"] = config["jit_compile"] or self._jit_gradients
+        return config
 
     def compile_from_config(self, config):
         """Compile as the saved model was (Keras asks for this where `compile` is overridden)."""
@@ -153,8 +184,7 @@ def _several_replicas():
     return strategy.num_replicas_in_sync > 1 and not isinstance(strategy, tf.distribute.TPUStrategy)
 
 
-def _one_accelerator():
+def _has_gpu():
     import tensorflow as tf
 
-    replicas = tf.distribute.get_strategy().num_replicas_in_sync
-    return replicas == 1 and bool(tf.config.list_physical_devices("GPU"))
+    return bool(tf.config.list_physical_devices("GPU"))

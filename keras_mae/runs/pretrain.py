@@ -67,7 +67,9 @@ def pretrain(settings):
         model = settings.build_model(source, total_steps)
         model.compile(
             make_adamw(model, settings.learning_rate(train.num_examples), settings.weight_decay),
-            jit_compile=settings.jit and replicas == 1,  # Keras cannot compile under replicas
+            jit_compile=settings.jit,
+            accumulate_steps=settings.accumulate_steps,
+            recompute=settings.recompute,
         )
     run = {**settings.fixed(), "total_steps": total_steps, "images": train.fingerprint()}
     directory = prepare_output_dir(

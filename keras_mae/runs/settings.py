@@ -71,6 +71,8 @@ class PretrainSettings:
     weight_decay: float = 0.05
     precision: str = "float32"
     jit: bool = True
+    accumulate_steps: int = 1
+    recompute: bool = False
     seed: int = 0
     output_dir: str | None = None
     overwrite: bool = False
@@ -99,6 +101,7 @@ class PretrainSettings:
         positive = ("batch_size", "epochs", "steps", "base_learning_rate", "probe_images")
         positive += (
             "decoder_num_layers",
+            "accumulate_steps",
             "checkpoint_steps",
             "checkpoint_minutes",
             "keep",

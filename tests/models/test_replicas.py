@@ -61,11 +61,3 @@ def test_a_replica_without_an_image_does_no_harm(replicas):
         model = made()
     assert np.isfinite(model.fit(data, verbose=0).history["loss"][0])
     assert all(np.isfinite(weight).all() for weight in model.get_weights())
-
-
-def test_xla_is_refused_and_auto_leaves_it_off(replicas):
-    with replicas.scope():
-        model = made()
-        assert not model.jit_compile
-        with pytest.raises(ValueError, match="`jit_compile` must be False or 'auto'"):
-            model.compile("sgd", jit_compile=True)
