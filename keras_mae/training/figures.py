@@ -35,7 +35,7 @@ def reconstruction_figure(model, images, path, seed=0, statistics="visible"):
     }
     columns = min(len(images), IMAGES_IN_A_ROW)
     blocks = -(-len(images) // columns)
-    figure = _figure(1.3 * columns + 1, 1.3 * len(shown) * blocks)
+    figure = new_figure(1.3 * columns + 1, 1.3 * len(shown) * blocks)
     axes = figure.subplots(len(shown) * blocks, columns, squeeze=False)
     for axis in axes.flat:
         axis.set_axis_off()
@@ -49,7 +49,7 @@ def reconstruction_figure(model, images, path, seed=0, statistics="visible"):
             )
             if column == 0:
                 axis.text(-0.1, 0.5, label, ha="right", va="center", transform=axis.transAxes)
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def loss_figure(metrics_path, path, baselines=None):
@@ -61,7 +61,7 @@ def loss_figure(metrics_path, path, baselines=None):
         baselines: dict of name to loss, each drawn as a horizontal line.
     """
     lines = [json.loads(line) for line in Path(metrics_path).read_text().splitlines()]
-    figure = _figure(6, 4)
+    figure = new_figure(6, 4)
     axis = figure.add_subplot()
     for key, label in (("loss", "training"), ("val_loss", "held out")):
         points = [(line["step"], line[key]) for line in lines if key in line]
@@ -73,7 +73,7 @@ def loss_figure(metrics_path, path, baselines=None):
     axis.set_ylabel("loss on hidden patches")
     axis.legend()
     axis.grid(alpha=0.3)
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def _pixels(model, images):
@@ -88,7 +88,8 @@ def _pixel_mask(model, mask):
     return mask.repeat(p, axis=1).repeat(q, axis=2)[..., None]
 
 
-def _figure(width, height):
+def new_figure(width, height):
+    """Return an empty `matplotlib` figure of so many inches, to be saved by `save_figure`."""
     # Without pyplot: it would choose a window system, and keep every figure.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -98,6 +99,6 @@ def _figure(width, height):
     return figure
 
 
-def _save(figure, path):
+def save_figure(figure, path):
     with atomic_path(path) as temporary:
         figure.savefig(temporary, dpi=150)

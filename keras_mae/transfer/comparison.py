@@ -1,4 +1,8 @@
-"""The small table at the end of pre-training: did it help, and against what?"""
+"""Did pre-training help, and against what? Tables, spread over seeds, and what can be said of it."""
+
+import math
+
+import numpy as np
 
 from keras_mae.transfer.features import extract_features, raw_pixels
 from keras_mae.transfer.knn import knn_accuracy
@@ -41,3 +45,60 @@ def format_table(results):
     for name, row in results.items():
         lines.append(f"{name:<{width}}  {row['linear_probe']:>11.1%}  {row['knn']:>11.1%}")
     return "\n".join(lines)
+
+
+def summarise(values):
+    """Return the mean and the spread of accuracies over seeds.
+
+    Args:
+        values: dict of seed to accuracy in [0, 1], not empty.
+    Returns:
+        dict: "mean"; "spread", the sample standard deviation (n - 1), None for one seed; and
+        "values", as given.
+    """
+    numbers = list(values.values())
+    spread = float(np.std(numbers, ddof=1)) if len(numbers) > 1 else None
+    return {"mean": float(np.mean(numbers)), "spread": spread, "values": dict(values)}
+
+
+def format_accuracy(summary):
+    """Return what `summarise` returned as text in per cent, such as "93.0 ± 0.6 %"."""
+    spread = "" if summary["spread"] is None else f" ± {100 * summary['spread']:.1f}"
+    return f"{100 * summary['mean']:.1f}{spread} %"
+
+
+def compare(values, baseline, num_examples):
+    """Say whether accuracies are better than others, as far as the numbers can tell.
+
+    Both are measured on the same held-out images, with the same seeds. "better" and "worse" are
+    said only of a difference that has one sign in every seed, and whose mean is more than two
+    standard errors of what so many images can tell: `2 sqrt(p (1 - p) 2 / num_examples)`, p being
+    the mean of both accuracies. That is cautious, as errors on the same images go together.
+
+    Args:
+        values, baseline: dicts of seed to accuracy in [0, 1]; seeds of both are compared.
+        num_examples: int. Held-out images.
+    Returns:
+        `(verdict, sentence)`: "better", "worse" or "unclear"; and words such as "4.4 points better
+        (3.9 to 4.8 over 3 seeds)". None where no seed has both.
+    """
+    seeds = [seed for seed in values if seed in baseline]
+    if not seeds:
+        return None
+    differences = [values[seed] - baseline[seed] for seed in seeds]
+    mean, least, most = float(np.mean(differences)), min(differences), max(differences)
+    share = float(np.mean([values[seed] + baseline[seed] for seed in seeds])) / 2
+    noise = 2 * math.sqrt(share * (1 - share) * 2 / num_examples)
+    # A difference of nothing is never clear, though all accuracies be 1 and the noise 0.
+    clear = abs(mean) > noise and (least > 0 or most < 0)
+    over = f"{100 * least:+.1f} to {100 * most:+.1f} over {len(seeds)} seeds"
+    over = over if len(seeds) > 1 else "one seed"
+    if clear:
+        verdict = "better" if mean > 0 else "worse"
+        return verdict, f"{100 * abs(mean):.1f} points {verdict} ({over})"
+    why = (
+        f"less than the {100 * noise:.1f} points that {num_examples:,} images can tell"
+        if abs(mean) <= noise
+        else "not of one sign in all seeds"
+    )
+    return "unclear", f"no clear difference: {100 * mean:+.1f} points ({over}), {why}"
