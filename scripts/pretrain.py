@@ -60,7 +60,7 @@ FLAGS = {
         flags.DEFINE_integer(
             "accumulate_steps", 1, "Parts a batch goes through in: as many times less memory."
         ),
-        flags.DEFINE_bool("recompute", False, "Compute blocks again for the gradient: less memory."),
+        flags.DEFINE_bool("recompute", False, "Compute blocks again for gradients: less memory."),
         flags.DEFINE_integer("seed", 0, "Fixes weights, order, crops and masks."),
         flags.DEFINE_string("output_dir", None, "Default: saved_models/mae_DATASET."),
         flags.DEFINE_bool("overwrite", False, "Empty the output directory first."),
