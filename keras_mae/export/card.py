@@ -1,9 +1,8 @@
-"""What all formats share: the model to export, its check on real images, and the card of numbers."""
+"""What all formats share: the model to export, its check on real images, the card of numbers."""
 
 import dataclasses
 import hashlib
 import json
-import math
 import os
 import platform
 import shutil
@@ -27,8 +26,8 @@ from keras_mae.models.weights import assign_weights, get_weights
 from keras_mae.training.output import write_json
 from keras_mae.transfer.classifier import ViTClassifier, find_encoder
 
-# What a format may differ by from the Keras model in float32, by the precision it is written in:
-# the largest difference of an output, as `check.compare` has it, or the smallest cosine of features.
+# How far a file's numbers may be from the Keras model's, by format and the precision it is written
+# in: the largest difference of an output (`check.compare`), or the smallest cosine of features.
 BOUNDS = {
     ("saved_model", "float32"): {"difference": 1e-5},
     ("litert", "float32"): {"difference": 1e-4},
@@ -156,7 +155,7 @@ def _float32_copy(model, encoder, image_size):
 
 
 def find_preset(encoder):
-    """Return the name of the preset with this encoder's architecture (image size aside), or None."""
+    """Return the preset of this encoder's architecture, whatever its image size, or None."""
     keys = ("channels", "hidden_dim", "num_layers", "num_heads")
     for name in list_presets():
         config = preset_config(name)

@@ -76,7 +76,8 @@ class ONNX:
         self.names = [output.name for output in self.session.get_outputs()]
 
     def __call__(self, images):
-        return dict(zip(self.names, self.session.run(None, {"images": images.astype("float32")})))
+        outputs = self.session.run(None, {"images": images.astype("float32")})
+        return dict(zip(self.names, outputs, strict=True))
 
 
 RUNNERS = {"saved_model": SavedModel, "litert": LiteRT, "onnx": ONNX}
