@@ -191,15 +191,20 @@ class MaskedAutoencoder(MaskedTrainer):
 
         Args:
             x: float `(B, H, W, C)`, normalised images.
-            y, y_pred, sample_weight: ignored.
+            y, y_pred: ignored.
+            sample_weight: float `(B,)`, the images' weights in an evaluation, see
+                `keras.losses.Loss`; ignored in training.
             training: bool. Whether masks are drawn anew at each step, and the ratio follows its
                 schedule; if not, they are those of an evaluation and the schedule's last ratio.
         Returns:
             float32 scalar, divided by the number of `tf.distribute` replicas.
         """
-        return self._at_level(
-            lambda x, noise, num_keep: self._masked_loss(x, noise, num_keep, training), x, training
-        )
+        weights = () if training or sample_weight is None else (sample_weight,)
+
+        def loss(images, noise, num_keep):
+            return self._masked_loss(images, noise, num_keep, training, *weights)
+
+        return self._at_level(loss, x, training)
 
     def _at_level(self, function, images, training):
         """Return `function(images, noise, K)` with new noise, and the K of the schedule's level."""
@@ -250,7 +255,7 @@ class MaskedAutoencoder(MaskedTrainer):
 
         return self._at_level(at_level, images, training=True)
 
-    def _masked_loss(self, images, noise, num_keep, training):
+    def _masked_loss(self, images, noise, num_keep, training, weights=None):
         num_hidden = self.encoder.num_patches - num_keep
         mask_noise, query_noise = noise[:, : self.noise_size], noise[:, self.noise_size :]
         keep_ids, query_ids = self.masking(mask_noise, num_keep=num_keep)
@@ -261,7 +266,8 @@ class MaskedAutoencoder(MaskedTrainer):
         with self._recomputing(training):
             latent = self.encoder(images, keep_ids=keep_ids, training=training)
             prediction = self.decoder(latent, keep_ids, query_ids)
-        return self.reconstruction_loss(self._target(images, query_ids), prediction)
+        weights = None if weights is None else ops.expand_dims(weights, axis=-1)
+        return self.reconstruction_loss(self._target(images, query_ids), prediction, weights)
 
     @contextlib.contextmanager
     def _recomputing(self, training):

@@ -150,16 +150,28 @@ class MaskedTrainer(keras.Model):
             return self._track(loss, images)
 
         def test_step(self, data):
-            images = _images(data)
-            return self._track(self.compute_loss(x=images, training=False), images)
+            images, _, weights = keras.utils.unpack_x_y_sample_weight(data)
+            loss = self.compute_loss(x=images, sample_weight=weights, training=False)
+            return self._track(loss, images, weights)
 
-        def _track(self, loss, images):
+        def _track(self, loss, images, weights=None):
             import tensorflow as tf
 
+            replica = tf.distribute.get_replica_context()
+            count = ops.cast(ops.shape(images)[0], "float32")
             # The loss is this replica's share of the global batch's mean.
-            loss = loss * tf.distribute.get_strategy().num_replicas_in_sync
-            self._loss_tracker.update_state(loss, sample_weight=ops.shape(images)[0])
-            return {"loss": self._loss_tracker.result()}
+            total = loss * replica.num_replicas_in_sync * count
+            count = count if weights is None else ops.sum(ops.cast(weights, "float32"))
+            if replica.num_replicas_in_sync > 1:
+                # Of the global batch: each replica then has the same number, and the same state.
+                total, count = replica.all_reduce(tf.distribute.ReduceOp.SUM, [total, count])
+            self._loss_tracker.update_state(total / count, sample_weight=count)
+            loss = self._loss_tracker.result()
+            # Keras takes the mean over workers along an axis, which a scalar has not.
+            return {"loss": ops.reshape(loss, (1,)) if _several_workers() else loss}
+
+        def _maybe_symbolic_build(self, iterator=None, data_batch=None):
+            """All is built. Keras would draw a batch for it, and average it over replicas."""
 
 
 def _images(data):
@@ -182,6 +194,12 @@ def _several_replicas():
 
     strategy = tf.distribute.get_strategy()
     return strategy.num_replicas_in_sync > 1 and not isinstance(strategy, tf.distribute.TPUStrategy)
+
+
+def _several_workers():
+    import tensorflow as tf
+
+    return isinstance(tf.distribute.get_strategy(), tf.distribute.MultiWorkerMirroredStrategy)
 
 
 def _has_gpu():
