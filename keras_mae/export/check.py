@@ -179,21 +179,14 @@ def check(format, path, reference):
         "num_images": len(images),
         "batch_size": runner.batch_size,
         "latency_ms": _latency_ms(runner, images[0]),
-        "keras_imported": "keras" in sys.modules,
+        "keras_imported": sys.modules.get("keras") is not None,
     }
-
-
-class _Blocker:
-    """Refuses imports of the library the file was made with."""
-
-    def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] in BLOCKED:
-            raise ImportError(f"{name} must not be needed to load an export")
 
 
 def main():
     job = json.loads(Path(sys.argv[1]).read_text())
-    sys.meta_path.insert(0, _Blocker())
+    # An import of these fails from here on, as where they are not installed.
+    sys.modules.update(dict.fromkeys(BLOCKED))
     with np.load(job["reference"]) as file:
         reference = dict(file)
     result = check(job["format"], job["path"], reference)
