@@ -26,15 +26,31 @@ class AdamW(keras.optimizers.AdamW):
     for their bias. Keras adds epsilon before it corrects `v`: in the first steps it is then
     `1 / sqrt(1 - beta_2)` times as large in effect, which moves weights of tiny gradients less.
 
-    Arguments are those of `keras.optimizers.AdamW`, but for `amsgrad`.
-
+    Args:
+        *args, **kwargs: those of `keras.optimizers.AdamW`, but for `amsgrad`.
+        rate_scales: list of floats, one for each variable in the order that the optimizer is built
+            with: what the learning rate of the variable is multiplied by, for step and decay. See
+            `keras_mae.transfer.layer_decay`. None: 1 for all.
+    Raises:
+        ValueError: for `amsgrad`, a negative scale, or another number of scales than of variables.
     Reference: Kingma and Ba 2014, arXiv:1412.6980, algorithm 1; Loshchilov and Hutter 2017.
     """
 
-    def __init__(self, *args, **kwargs):
+    def __init__(self, *args, rate_scales=None, **kwargs):
         super().__init__(*args, **kwargs)
         if self.amsgrad:
             raise ValueError("`amsgrad` must be False. Received: True")
+        self.rate_scales = None if rate_scales is None else [float(s) for s in rate_scales]
+        if self.rate_scales and min(self.rate_scales) < 0:
+            raise ValueError(f"`rate_scales` must be 0 or more. Received: {self.rate_scales}")
+
+    def build(self, variables):
+        if self.rate_scales is not None and len(self.rate_scales) != len(variables):
+            raise ValueError(
+                f"`rate_scales` must hold a number for each of the {len(variables)} variables. "
+                f"Received: {len(self.rate_scales)}"
+            )
+        super().build(variables)
 
     def exclude_for(self, model):
         """Exclude `undecayed_variables(model)` from the decay; before the optimizer is built.
@@ -48,16 +64,27 @@ class AdamW(keras.optimizers.AdamW):
 
     def update_step(self, gradient, variable, learning_rate):
         dtype = variable.dtype
+        index = self._get_variable_index(variable)
         learning_rate, gradient = ops.cast(learning_rate, dtype), ops.cast(gradient, dtype)
+        if self.rate_scales is not None:
+            learning_rate = learning_rate * self.rate_scales[index]
+        if self.weight_decay is not None and self._use_weight_decay(variable):
+            decay = ops.cast(self.weight_decay, dtype)
+            self.assign_sub(variable, variable * decay * learning_rate)
         step = ops.cast(self.iterations + 1, dtype)
         mean_correction = 1 - ops.power(ops.cast(self.beta_1, dtype), step)
         square_correction = 1 - ops.power(ops.cast(self.beta_2, dtype), step)
-        index = self._get_variable_index(variable)
         mean, square = self._momentums[index], self._velocities[index]
         self.assign_add(mean, (gradient - mean) * (1 - self.beta_1))
         self.assign_add(square, (ops.square(gradient) - square) * (1 - self.beta_2))
         divisor = ops.sqrt(square) / ops.sqrt(square_correction) + self.epsilon
         self.assign_sub(variable, learning_rate / mean_correction * mean / divisor)
+
+    def _apply_weight_decay(self, variables):
+        """Nothing: `update_step` decays, at each variable's own rate."""
+
+    def get_config(self):
+        return {**super().get_config(), "rate_scales": self.rate_scales}
 
 
 def make_adamw(model, learning_rate, weight_decay=0.05, beta_1=0.9, beta_2=0.95, **kwargs):
