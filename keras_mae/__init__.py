@@ -4,6 +4,7 @@
 """
 
 from keras_mae import layers, training
+from keras_mae.export import export_encoder
 from keras_mae.interop import load_pretrained, load_weights_into, save_pretrained
 from keras_mae.models import MAEDecoder, MaskedAutoencoder, ViTEncoder, list_presets
 from keras_mae.transfer import ViTClassifier
@@ -15,6 +16,7 @@ __all__ = [
     "ViTClassifier",
     "ViTEncoder",
     "__version__",
+    "export_encoder",
     "layers",
     "list_presets",
     "load_pretrained",

@@ -47,8 +47,8 @@ def export_encoder(
             free version, `directory/1`, `directory/2`, ... For others a new directory.
         format: "saved_model", "litert" or "onnx".
         image_size: int or (H, W); None for the model's. Positions follow, as in `load_pretrained`.
-        check_dataset: what `keras_mae.data.load_source` knows: the images compared. None: embedded
-            photographs (three channels) or digits (one).
+        check_dataset: a `keras_mae.data.Source`, or what `keras_mae.data.load_source` knows: the
+            images compared. None: embedded photographs (three channels) or digits (one).
         num_check_images: int. How many.
         loads: int. How many new processes load and compare.
         fresh_process: bool. False compares in this process: quicker, and a weaker proof.

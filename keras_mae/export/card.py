@@ -255,7 +255,10 @@ def check_images(encoder, dataset=None, count=16):
         std=(1.0,) * encoder.channels,
         with_labels=False,
     )
-    images = np.concatenate([np.asarray(batch) for batch in pixels])
+    batches = [np.asarray(batch) for batch in pixels]
+    if not batches:
+        raise ValueError(f"`check_dataset` must have images that can be read. Received: {dataset}")
+    images = np.concatenate(batches)
     return np.round(images * 255).astype("uint8"), source.name
 
 
@@ -270,10 +273,12 @@ def reference_outputs(source, images, batch_size=8):
         dict of arrays: `images`, `normalised` and the outputs of `model_outputs`.
     """
     normalised = normalize(source.encoder, images.astype("float32"))
-    parts = [
-        model_outputs(source.model, ops.convert_to_tensor(normalised[i : i + batch_size]))
-        for i in range(0, len(images), batch_size)
-    ]
+    # On a GPU float32 may mean TensorFloat-32, which keeps three digits.
+    with keras.device("cpu"):
+        parts = [
+            model_outputs(source.model, ops.convert_to_tensor(normalised[i : i + batch_size]))
+            for i in range(0, len(images), batch_size)
+        ]
     outputs = {
         name: np.concatenate([ops.convert_to_numpy(part[name]) for part in parts])
         for name in parts[0]
@@ -296,7 +301,8 @@ def check_export(format, path, reference, loads=1, fresh_process=True):
         ExportError: if the file cannot be loaded or run.
     """
     if not fresh_process:
-        return [check.check(format, str(path), reference)]
+        with keras.device("cpu"):
+            return [check.check(format, str(path), reference)]
     results = []
     with tempfile.TemporaryDirectory(prefix="keras_mae_check_") as scratch:
         job, result = Path(scratch, "job.json"), Path(scratch, "result.json")

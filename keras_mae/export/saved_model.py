@@ -104,8 +104,8 @@ def write(source, directory, images, *, dense=False, warmup=True, whole=False, r
         del endpoints["serving_bytes"]  # no file format holds them
     if dense:
         endpoints["serving_tokens"] = (feature_map, pixels)
+    # It tracks the variables its functions use. Told to track the model too, it writes them twice.
     archive = keras.export.ExportArchive()
-    archive.track(model)
     for name, (function, spec) in endpoints.items():
         archive.add_endpoint(name, function, input_signature=[spec])
     archive.write_out(str(directory), verbose=False)

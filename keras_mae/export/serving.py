@@ -3,9 +3,7 @@
 The messages are those of the package tensorflow-serving-api (`pip install "keras_mae[export]"`).
 """
 
-import base64
 import io
-import json
 import time
 from concurrent import futures
 from contextlib import contextmanager
@@ -272,12 +270,14 @@ def local_service(model):
             except tf.errors.OpError as error:
                 context.abort(grpc.StatusCode.INVALID_ARGUMENT, error.message)
 
-    server = grpc.server(futures.ThreadPoolExecutor(max_workers=2))
+    # Tokens of a few large images are more than gRPC's 4 MB.
+    options = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)]
+    server = grpc.server(futures.ThreadPoolExecutor(max_workers=2), options=options)
     service.add_PredictionServiceServicer_to_server(Servicer(), server)
     port = server.add_insecure_port("127.0.0.1:0")
     server.start()
     try:
-        with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
+        with grpc.insecure_channel(f"127.0.0.1:{port}", options) as channel:
             yield service.PredictionServiceStub(channel)
     finally:
         server.stop(grace=None).wait()
@@ -286,22 +286,6 @@ def local_service(model):
 def response_arrays(response):
     """Return the outputs of a `PredictResponse`, name to array."""
     return {name: tf.make_ndarray(value) for name, value in response.outputs.items()}
-
-
-def rest_body(inputs, signature="serving_default"):
-    """Return the JSON text that TF Serving's REST API takes for `PredictRequest`s of one input.
-
-    Args:
-        inputs: dict of one name to an array or a list of bytes. Bytes are sent as base64, which
-            needs a name that ends in `_bytes`.
-        signature: str.
-    """
-    ((name, values),) = inputs.items()
-    if name.endswith("_bytes"):
-        instances = [{name: {"b64": base64.b64encode(value).decode()}} for value in values]
-    else:
-        instances = [{name: np.asarray(value).tolist()} for value in values]
-    return json.dumps({"signature_name": signature, "instances": instances})
 
 
 def serving_commands(path, model_name=None):

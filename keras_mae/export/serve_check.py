@@ -1,0 +1,118 @@
+"""What TF Serving would do with a SavedModel, done here and printed line by line."""
+
+import numpy as np
+import tensorflow as tf
+
+from keras_mae.export.serving import (
+    SessionModel,
+    encode_image,
+    example_inputs,
+    local_service,
+    predict_request,
+    read_signatures,
+    replay_warmup,
+    response_arrays,
+)
+
+# Between two ways to give the same image; they run the same graph.
+TOLERANCE = 1e-5
+BATCHES = (1, 3)
+
+
+def serve_check(path, report=print):
+    """Open a SavedModel as a server, replay its warm-up file, and ask it over gRPC.
+
+    Asked: every signature that takes images, in batches of 1 and 3; each must give the same as
+    `serving_default`. Then a broken file, which must fail alone: the next request must succeed.
+
+    Args:
+        path: of the version's directory.
+        report: function that is given each line.
+    Returns:
+        list of str: what is wrong; empty if nothing is.
+    Raises:
+        ValueError: if the SavedModel has no `serving_default` that takes `images`.
+    """
+    import grpc
+
+    signatures = read_signatures(path)
+    if "images" not in signatures.get("serving_default", {"inputs": ()})["inputs"]:
+        raise ValueError(
+            f"`saved_model` must have a signature serving_default with the input images. {path} "
+            f"has {sorted(signatures)}"
+        )
+    model, problems = SessionModel(path), []
+    report(f"{path}: opened with tf.compat.v1.saved_model.loader")
+    for name, signature in signatures.items():
+        inputs, outputs = (_described(signature[side]) for side in ("inputs", "outputs"))
+        report(f"  {name}: {inputs} -> {outputs}")
+
+    try:
+        replayed = replay_warmup(model, path)
+    except tf.errors.OpError as error:
+        return [f"a warm-up request failed: {error.message}"]
+    report(f"Warm-up requests replayed: {len(replayed)}")
+    for name, shapes, milliseconds in replayed:
+        report(f"  {name}: {_shapes(shapes)}, {milliseconds:.0f} ms")
+
+    with local_service(model) as stub:
+        report("PredictionService, over gRPC on 127.0.0.1:")
+        for name, inputs, wanted in _requests(model, signatures):
+            got = response_arrays(stub.Predict(predict_request(inputs, name)))
+            difference = max(
+                (float(np.abs(got[key] - wanted[key]).max()) for key in wanted if key in got),
+                default=0.0,
+            )
+            shapes = {key: value.shape for key, value in sorted(got.items())}
+            report(f"  {name}: {_shapes(shapes)}; differs by {difference:.1e}")
+            if not difference <= TOLERANCE:
+                problems.append(f"{name} differs from serving_default by {difference:.3g}")
+        if "serving_bytes" in signatures:
+            broken = predict_request({"image_bytes": [b"not an image"]}, "serving_bytes")
+            try:
+                stub.Predict(broken)
+                problems.append("a broken file was answered")
+            except grpc.RpcError as error:
+                reason = " ".join(error.details().split())[:100]
+                report(f"  a broken file: {error.code().name}: {reason}")
+            for name, inputs in example_inputs(signatures, _image(signatures)):
+                stub.Predict(predict_request(inputs, name))
+            report("  and every signature answers after it")
+    return problems
+
+
+def _requests(model, signatures):
+    """Yield (signature, inputs, wanted outputs), the same images in every way there is."""
+    image = _image(signatures)
+    for count in BATCHES:
+        # Distinct images, so that an answer in another order is seen.
+        images = np.stack([np.roll(image, 3 * i, axis=1) for i in range(count)])
+        inputs = {"images": images.astype("float32")}
+        wanted = response_arrays(model.predict(predict_request(inputs)))
+        for name in ("serving_default", "serving_uint8", "serving_bytes", "serving_tokens"):
+            if name not in signatures:
+                continue
+            if name == "serving_bytes":
+                inputs = {"image_bytes": [encode_image(one, "PNG") for one in images]}
+            else:
+                inputs = {"images": images.astype(signatures[name]["inputs"]["images"][0])}
+            yield name, inputs, wanted
+
+
+def _image(signatures):
+    """Return a picture of the model's size with an edge and a slope: uint8 `(H, W, C)`."""
+    height, width, channels = signatures["serving_default"]["inputs"]["images"][1][1:]
+    rows, columns, _ = np.ogrid[:height, :width, :channels]
+    picture = 255 * columns / width * (rows > height // 3)
+    return np.broadcast_to(picture, (height, width, channels)).astype("uint8")
+
+
+def _described(tensors):
+    return ", ".join(
+        f"{name} {dtype}{tuple('?' if size is None else size for size in shape)}".replace("'", "")
+        for name, (dtype, shape) in tensors.items()
+    )
+
+
+def _shapes(shapes):
+    return ", ".join(f"{name} {shape}" for name, shape in shapes.items())
