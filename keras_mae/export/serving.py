@@ -9,7 +9,6 @@ from concurrent import futures
 from contextlib import contextmanager
 from pathlib import Path
 
-import numpy as np
 import tensorflow as tf
 from PIL import Image
 
