@@ -21,6 +21,7 @@ from keras_mae.runs.settings import PRECISIONS, RESUME, PretrainSettings
 from keras_mae.training import NonFiniteLossError
 from keras_mae.training.resume import CheckpointError, Interrupted
 from keras_mae.training.strategy import STRATEGIES
+from keras_mae.training.workers import WorkerLostError
 
 FLAGS = {
     flag.name: flag
@@ -68,8 +69,10 @@ FLAGS = {
             "strategy",
             "auto",
             list(STRATEGIES),
-            "one_device; mirrored: all GPUs; auto: mirrored where there are several GPUs.",
+            "one_device; mirrored: all GPUs; multi_worker: processes named by TF_CONFIG; tpu; "
+            "auto: mirrored where there are several GPUs.",
         ),
+        flags.DEFINE_string("tpu", None, "For --strategy=tpu: a name, an address, or local."),
         flags.DEFINE_integer(
             "logical_devices", None, "Split the CPU, to try --strategy=mirrored without GPUs."
         ),
@@ -87,12 +90,16 @@ FLAGS = {
         flags.DEFINE_integer("checkpoint_steps", None, "Steps between two checkpoints."),
         flags.DEFINE_float("checkpoint_minutes", 10.0, "Minutes between two checkpoints."),
         flags.DEFINE_integer("keep", 2, "How many checkpoints are kept."),
+        flags.DEFINE_bool("tensorboard", False, "Curves in OUTPUT_DIR/tensorboard, too."),
         flags.DEFINE_integer("probe_images", 10_000, "Images, at most, for the table at the end."),
     )
 }
 
 
-ERRORS = (ValueError, ImportError, NonFiniteLossError, TooManyBadImages, CheckpointError)
+ERRORS = (
+    *(ValueError, ImportError, NonFiniteLossError, TooManyBadImages, CheckpointError),
+    WorkerLostError,
+)
 
 
 def main(argv):

@@ -131,7 +131,10 @@ def eval_dataset(
     mean,
     std,
     with_labels=True,
+    with_weights=False,
     resize="bicubic",
+    shard_index=0,
+    num_shards=1,
     on_skip=None,
     num_parallel_calls=tf.data.AUTOTUNE,
     prefetch=tf.data.AUTOTUNE,
@@ -145,14 +148,20 @@ def eval_dataset(
     Args:
         source: a `Source`.
         image_size: int or `(H, W)`, pixels.
-        batch_size: int.
+        batch_size: int, images in a global batch.
         mean, std: a float for each channel, of images in [0, 1].
         with_labels: bool. Give `(images, labels)`, else images only.
+        with_weights: bool. Give `(images, labels, weights)`, in batches that are all full: weights
+            are float32, 1 for an image, 0 for a broken one and for what fills the last batch.
+            Labels are -1 where there are none.
         resize: "bicubic" (antialiased) or "bilinear".
+        shard_index, num_shards: this worker's number and how many there are, with weights only.
+            The workers' batches of a step, put one after the other, are the global batch.
         on_skip: a `SkipLog`, or None for a new one, in memory.
         num_parallel_calls, prefetch: as in `tf.data`.
     Returns:
-        Dataset of float32 `(b, H, W, C)` and, with labels, int64 `(b,)`, b <= batch_size.
+        Dataset of float32 `(b, H, W, C)` and, with labels, int64 `(b,)`, b <= batch_size; with
+        weights, b is `batch_size // num_shards`.
     Raises:
         ValueError: if an argument does not fit, or labels are wanted of a source without.
     """
@@ -160,24 +169,53 @@ def eval_dataset(
     augment.check_resize(resize)
     if not isinstance(batch_size, (int, np.integer)) or batch_size < 1:
         raise ValueError(f"batch_size: expected an int of 1 or more, got {batch_size!r}.")
+    if not 0 <= shard_index < num_shards:
+        raise ValueError(f"shard_index: expected less than {num_shards=}, got {shard_index}.")
+    if num_shards > 1 and not with_weights:
+        raise ValueError(f"num_shards: expected 1 without weights, got {num_shards}.")
+    if batch_size % num_shards:
+        raise ValueError(f"batch_size: expected a multiple of {num_shards=}, got {batch_size}.")
     reader = make_reader(source, on_skip)
-    _check_labels(source, with_labels)
+    _check_labels(source, with_labels and not with_weights)
     normalise = _normaliser(mean, std, source.channels, image_size)
+    num_examples = source.num_examples
 
     def load(example):
         handle = reader.read(example, None)
         image = normalise(_evaluate(handle, image_size, resize, source))
         return image, handle.label, handle.ok
 
+    def load_or_fill(number):
+        """Number in this worker's stream -> (image, label, weight)."""
+        batch, place = number // per_shard, number % per_shard
+        example = batch * batch_size + shard_index * per_shard + place
+        image, label, weight = tf.cond(
+            example < num_examples,
+            lambda: _weighted(*load(example)),
+            lambda: (tf.zeros((*image_size, source.channels)), np.int64(-1), np.float32(0)),
+        )
+        return tf.ensure_shape(image, (*image_size, source.channels)), label, weight
+
     def finish(images, labels, _):
         return (images, labels) if with_labels else images
 
-    dataset = tf.data.Dataset.range(source.num_examples)
-    dataset = dataset.map(load, num_parallel_calls=num_parallel_calls)
-    if not isinstance(source, ArraySource):
-        dataset = dataset.filter(lambda _, __, ok: ok)
-    dataset = dataset.batch(batch_size).map(finish)
+    if with_weights:
+        per_shard = batch_size // num_shards
+        dataset = tf.data.Dataset.range(-(-num_examples // batch_size) * per_shard)
+        dataset = dataset.map(load_or_fill, num_parallel_calls=num_parallel_calls)
+        dataset = dataset.batch(per_shard, drop_remainder=True)
+    else:
+        dataset = tf.data.Dataset.range(num_examples)
+        dataset = dataset.map(load, num_parallel_calls=num_parallel_calls)
+        if not isinstance(source, ArraySource):
+            dataset = dataset.filter(lambda _, __, ok: ok)
+        dataset = dataset.batch(batch_size).map(finish)
     return dataset.with_options(_options()).prefetch(prefetch)
+
+
+def _weighted(image, label, ok):
+    """A broken image is black, with weight 0."""
+    return tf.where(ok, image, 0.0), label, tf.cast(ok, tf.float32)
 
 
 def _augment(handle, uniforms, augmentation, image_size, resize, source):

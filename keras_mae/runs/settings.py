@@ -17,6 +17,8 @@ FREE = {
     "keep",
     "probe_images",
     "max_bad_fraction",
+    "tensorboard",
+    "tpu",
 }
 PRECISIONS = {"float32": "float32", "bfloat16": "mixed_bfloat16", "float16": "mixed_float16"}
 
@@ -83,6 +85,8 @@ class PretrainSettings:
     probe_images: int = 10_000
     strategy: str = "auto"
     logical_devices: int | None = None
+    tpu: str | None = None
+    tensorboard: bool = False
     resize: str = "bilinear"
     crops_per_image: int = 1
     max_bad_fraction: float = 0.1

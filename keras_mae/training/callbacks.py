@@ -24,13 +24,14 @@ class MetricsLog(keras.callbacks.Callback):
 
     Args:
         path: where the lines go: "step", "loss", "learning_rate", "images_per_second", and at
-            the end of an epoch a line of "step", "epoch", "val_loss".
+            the end of an epoch a line of "step", "epoch", "val_loss". None: nowhere.
         global_batch_size: int. Images a step.
         total_steps: int. Training stops after this many steps, in the middle of an epoch or not.
         start_step: int. Steps done before this `fit`.
         interval: int. Steps between two lines.
         baselines: dict of name to float, shown beside the validation loss.
         verbose: bool. Whether to show progress: a bar on a terminal, else a line an epoch.
+        board: a `keras_mae.training.tensorboard.TensorBoardLog` that gets the same, or None.
     Raises:
         NonFiniteLossError: from `fit`, naming the step, when the loss of a step is not finite.
     """
@@ -44,6 +45,7 @@ class MetricsLog(keras.callbacks.Callback):
         interval=10,
         baselines=None,
         verbose=True,
+        board=None,
     ):
         super().__init__()
         self.path = path
@@ -52,14 +54,18 @@ class MetricsLog(keras.callbacks.Callback):
         self.interval = interval
         self.baselines = baselines or {}
         self.verbose = verbose
+        self.board = board
         self.step = start_step
+        self._file = None
 
     def on_train_begin(self, logs=None):
-        # Line-buffered: what was logged is on disk if the process dies.
-        self._file = open(self.path, "a", buffering=1)  # noqa: SIM115 (closed at the end)
+        if self.path is not None:
+            # Line-buffered: what was logged is on disk if the process dies.
+            self._file = open(self.path, "a", buffering=1)  # noqa: SIM115 (closed at the end)
 
     def on_train_end(self, logs=None):
-        self._file.close()
+        if self._file is not None:
+            self._file.close()
 
     def on_epoch_begin(self, epoch, logs=None):
         self._bar = None
@@ -83,7 +89,7 @@ class MetricsLog(keras.callbacks.Callback):
         self._interval_steps += 1
         loss = float(logs["loss"])
         if not math.isfinite(loss):
-            self._file.close()
+            self.on_train_end()
             raise NonFiniteLossError(
                 f"The loss of step {self.step} is {loss}. Lower the learning rate, lengthen the "
                 "warm-up, or use --precision=float32; files written so far are kept."
@@ -120,7 +126,10 @@ class MetricsLog(keras.callbacks.Callback):
             print(f"Epoch {epoch + 1}/{self.params['epochs']} - {values}", flush=True)
 
     def _write(self, **values):
-        self._file.write(json.dumps(values) + "\n")
+        if self._file is not None:
+            self._file.write(json.dumps(values) + "\n")
+        if self.board is not None:
+            self.board.write(**values)
 
 
 def trim_metrics(path, step):

@@ -16,6 +16,7 @@ from pathlib import Path
 import keras
 import numpy as np
 
+AGREE_STEPS = 5  # how often several workers ask each other for signals
 _NAME = re.compile(r"step_(\d+)\.npz")
 
 
@@ -36,6 +37,25 @@ def run_variables(model):
     }
     # By number: paths hold counters of the process.
     return {f"{group}/{i}": v for group, values in groups.items() for i, v in enumerate(values)}
+
+
+def _copies(variable):
+    """Return a variable's copies on this worker's devices; the variable itself if it is one.
+
+    Copies hold the same: weights because a strategy sees to it, metrics because each replica's is
+    that of the global batch. Read as a whole, a strategy would sum up a metric's copies, which
+    takes all workers.
+    """
+    return getattr(getattr(variable, "value", None), "values", None) or (variable,)
+
+
+def _read(variable):
+    return keras.ops.convert_to_numpy(_copies(variable)[0])
+
+
+def _write(variable, array):
+    for copy in _copies(variable):
+        copy.assign(array)
 
 
 class Checkpoints:
@@ -62,6 +82,10 @@ class Checkpoints:
         found = [p for p in self.directory.iterdir() if _NAME.fullmatch(p.name)]
         return sorted(found, key=lambda p: int(_NAME.fullmatch(p.name)[1]), reverse=True)
 
+    def last_step(self):
+        """Return the step of the newest checkpoint, whole or not; 0 if there is none."""
+        return max((int(_NAME.fullmatch(path.name)[1]) for path in self.paths()), default=0)
+
     def save(self, step, variables):
         """Write the checkpoint of a step, then remove the oldest.
 
@@ -72,7 +96,7 @@ class Checkpoints:
             CheckpointError: if it cannot be written; it names the path. The others stay.
         """
         path = self.directory / f"step_{step:08d}.npz"
-        arrays = {name: keras.ops.convert_to_numpy(value) for name, value in variables.items()}
+        arrays = {name: _read(variable) for name, variable in variables.items()}
         temporary = self.directory / f".saving-{os.getpid()}"
         try:
             self.directory.mkdir(parents=True, exist_ok=True)
@@ -125,7 +149,7 @@ class Checkpoints:
                     f"{arrays[name].shape} there, and {tuple(variable.shape)} here"
                 )
         for name, variable in variables.items():
-            variable.assign(arrays[name])
+            _write(variable, arrays[name])
 
     def _remove_unfinished(self):
         """Remove what a process that was killed while saving left behind."""
@@ -150,18 +174,27 @@ class SaveCheckpoints(keras.callbacks.Callback):
     second signal ends the process as if this were not here. It belongs after the callbacks that
     log and validate: an epoch's last step is saved when the epoch has ended.
 
+    Of several workers, the chief alone saves. A signal to any of them ends all after the same step.
+
     Args:
         checkpoints: `Checkpoints`.
         total_steps: int. Length of the run.
         start_step: int. Steps done before this `fit`.
         every_steps: int, or None.
         every_minutes: float, or None.
+        workers: a `keras_mae.training.workers.Workers` of several workers, or None.
     Raises:
         Interrupted: from `fit`, see above. CheckpointError: if a checkpoint cannot be written.
     """
 
     def __init__(
-        self, checkpoints, total_steps, start_step=0, every_steps=None, every_minutes=None
+        self,
+        checkpoints,
+        total_steps,
+        start_step=0,
+        every_steps=None,
+        every_minutes=None,
+        workers=None,
     ):
         super().__init__()
         self.checkpoints = checkpoints
@@ -169,7 +202,9 @@ class SaveCheckpoints(keras.callbacks.Callback):
         self.step = start_step
         self.every_steps = every_steps
         self.every_minutes = every_minutes
-        self._signal = None
+        self.workers = workers if workers is not None and workers.count > 1 else None
+        self._signal = None  # its name, on the worker that got it
+        self._stopping = False
         self._due = False
         self._saved_step = start_step
         self._last_save = time.monotonic()
@@ -200,22 +235,29 @@ class SaveCheckpoints(keras.callbacks.Callback):
         # `fit` starts each epoch by clearing the metrics: an epoch that was cut, which can only be
         # the first, has to get them back.
         if self._metrics is None:
-            self._metrics = [np.array(v) for v in model.metrics_variables]
+            self._metrics = [_read(variable) for variable in model.metrics_variables]
 
     def on_epoch_begin(self, epoch, logs=None):
         for variable, value in zip(self.model.metrics_variables, self._metrics, strict=False):
-            variable.assign(value)
+            _write(variable, value)
         self._metrics = []
 
     def on_train_batch_end(self, batch, logs=None):
         self.step += 1
         minutes = (time.monotonic() - self._last_save) / 60
-        self._due |= bool(self._signal)
+        self._stopping = self._stop_is_due()
+        self._due |= self._stopping
         self._due |= bool(self.every_steps) and self.step % self.every_steps == 0
         self._due |= self.every_minutes is not None and minutes >= self.every_minutes
         # The last step of an epoch is saved together with the epoch's validation.
         if self._due and batch + 1 < self.params["steps"] and self.step < self.total_steps:
             self._save()
+
+    def _stop_is_due(self):
+        if self.workers is None:
+            return bool(self._signal)
+        # Asking takes a moment of all workers' time, and is what makes them stop at one step.
+        return self.step % AGREE_STEPS == 0 and self.workers.any(self._signal)
 
     def on_epoch_end(self, epoch, logs=None):
         if self._due or self.step >= self.total_steps:
@@ -224,10 +266,12 @@ class SaveCheckpoints(keras.callbacks.Callback):
             self._save()
 
     def _save(self):
-        if self.step != self._saved_step:
+        is_chief = self.workers is None or self.workers.is_chief
+        if self.step != self._saved_step and is_chief:
             self.checkpoints.save(self.step, run_variables(self.model))
             self._saved_step = self.step
         self._due = False
         self._last_save = time.monotonic()
-        if self._signal and self.step < self.total_steps:
-            raise Interrupted(f"{self._signal}: stopped after step {self.step}, which is saved.")
+        if self._stopping and self.step < self.total_steps:
+            signal_name = self._signal or "A signal to another worker"
+            raise Interrupted(f"{signal_name}: stopped after step {self.step}, which is saved.")
