@@ -8,9 +8,13 @@ import numpy as np
 import tensorflow as tf
 
 from keras_mae.data import augment, pipeline
+from keras_mae.data.mixing import mix, random_erasing
+from keras_mae.data.randaugment import RandAugment
 from keras_mae.data.reader import make_reader
 
 CROP_AREA = (0.08, 1.0)
+# What a key is folded with, so that no two draws share their numbers.
+_OPERATIONS, _ERASING, _NOISE, _MIXING = range(1, 5)
 
 
 def finetune_dataset(
@@ -25,6 +29,10 @@ def finetune_dataset(
     start_step=0,
     augmentation=None,
     resize="bicubic",
+    randaugment=(0, 0),
+    erasing=0.0,
+    mixup=0.0,
+    cutmix=0.0,
     on_skip=None,
     num_parallel_calls=tf.data.AUTOTUNE,
     prefetch=tf.data.AUTOTUNE,
@@ -46,6 +54,11 @@ def finetune_dataset(
         augmentation: "crop" (random resized crop of .08-1 of the area, and a flip), "shift" (up to
             2 pixels each way, padded with black), "none", or None: the source's own.
         resize: "bilinear" or "bicubic" (antialiased).
+        randaugment: (number of operations, magnitude 0-10), see `RandAugment`; (0, 0): off. It
+            comes before normalising.
+        erasing: float in [0, 1]. Chance that a box of an image is replaced by noise, after
+            normalising.
+        mixup, cutmix: floats of 0 or more, see `keras_mae.data.mixing.mix`; 0: off.
         on_skip: a `SkipLog`, or None for a new one, in memory.
         num_parallel_calls, prefetch: as in `tf.data`; they do not change what comes out.
     Returns:
@@ -69,23 +82,37 @@ def finetune_dataset(
     reader = make_reader(source, on_skip)
     normalise = pipeline._normaliser(mean, std, source.channels, image_size)
     num_examples = source.num_examples
+    operations = None
+    if randaugment[0]:
+        # Black is the background where images are padded with it, else there is none.
+        colour = 0.0 if augmentation == "shift" else 255 * np.asarray(mean, "float32")
+        fill = np.broadcast_to(colour, (source.channels,))
+        operations = RandAugment(*randaugment, source.channels, fill)
 
     def load(number):
         """Number in the stream -> one image `(H, W, C)` and its label."""
         epoch, position = number // num_examples, number % num_examples
         example = pipeline._permute(position, [seed, epoch], num_examples)
-        key = [seed, epoch * num_examples + example]
+        key = tf.stack([tf.constant(seed, tf.int64), epoch * num_examples + example])
         uniforms = tf.random.stateless_uniform((augment.UNIFORMS_PER_IMAGE,), key, alg="philox")
         handle = reader.read(example, [seed, epoch])
         image = _augment(handle, uniforms, augmentation, image_size, resize, source)
-        return normalise(image), handle.label
+        if operations is not None:
+            image = operations(image, _fold(key, _OPERATIONS))
+        image = normalise(image)
+        if erasing:
+            image = _erase(image, key, erasing)
+        return image, handle.label
 
-    def finish(images, labels):
-        return images, tf.one_hot(labels, num_classes)
+    def finish(step, batch):
+        images, labels = batch
+        key = _fold(tf.stack([tf.constant(seed, tf.int64), step]), _MIXING)
+        return mix(images, tf.one_hot(labels, num_classes), key, mixup, cutmix)
 
     dataset = tf.data.Dataset.range(start_step * batch_size, np.iinfo(np.int64).max)
     dataset = dataset.map(load, num_parallel_calls=num_parallel_calls)
-    dataset = dataset.batch(batch_size, drop_remainder=True).map(finish)
+    dataset = dataset.batch(batch_size, drop_remainder=True)
+    dataset = dataset.enumerate(start=start_step).map(finish, num_parallel_calls=2)
     dataset = dataset.apply(tf.data.experimental.assert_cardinality(tf.data.INFINITE_CARDINALITY))
     return dataset.with_options(pipeline._options()).prefetch(prefetch)
 
@@ -171,6 +198,8 @@ def _augment(handle, uniforms, augmentation, image_size, resize, source):
         return pipeline._evaluate(handle, image_size, resize, source)
     if augmentation == "shift":
         image = augment.random_shift(handle.whole(), uniforms[:2])
+        if source.image_size == image_size:
+            return tf.ensure_shape(tf.cast(image, tf.float32), (*image_size, source.channels))
     else:
         tries = tf.reshape(uniforms[1:], (augment.CROP_TRIES, 4))
         box = augment.random_crop_box(
@@ -179,3 +208,16 @@ def _augment(handle, uniforms, augmentation, image_size, resize, source):
         image = augment.random_flip(handle.crop(box), uniforms[0])
     image = augment.resize_image(image, image_size, resize)
     return tf.ensure_shape(image, (*image_size, source.channels))
+
+
+def _erase(image, key, chance):
+    uniforms = tf.random.stateless_uniform(
+        (4 * augment.CROP_TRIES + 1,), _fold(key, _ERASING), alg="philox"
+    )
+    tries = tf.reshape(uniforms[1:], (augment.CROP_TRIES, 4))
+    noise = tf.random.stateless_normal(image.shape, _fold(key, _NOISE), alg="philox")
+    return tf.cond(uniforms[0] < chance, lambda: random_erasing(image, tries, noise), lambda: image)
+
+
+def _fold(key, number):
+    return tf.random.experimental.stateless_fold_in(key, number, alg="philox")

@@ -9,6 +9,8 @@ from keras_mae.layers.arguments import check_positive_int, check_rate
 from keras_mae.layers.attention import Attention
 from keras_mae.layers.randomness import global_uniform
 
+_STATE_KEY = "seed_generator_state"
+
 
 def gelu(x):
     """Exact GELU, `x * Phi(x)`, by `erf`: `ops.gelu` lowers to `erfc`, which ONNX does not have."""
@@ -64,7 +66,7 @@ class DropPath(keras.layers.Layer):
 
     Args:
         rate: float in [0, 1). Chance that an image's branch is dropped.
-        seed: int. Start of the layer's random numbers.
+        seed: int. Start of the layer's random numbers; how many it has drawn is saved with it.
     Call arguments:
         x: float `(B, ...)`.
         training: bool.
@@ -91,6 +93,15 @@ class DropPath(keras.layers.Layer):
 
     def compute_output_shape(self, input_shape):
         return tuple(input_shape)
+
+    def save_own_variables(self, store):
+        super().save_own_variables(store)
+        if self.seed_generator is not None:  # Keras does not save random states.
+            store[_STATE_KEY] = ops.convert_to_numpy(self.seed_generator.state)
+
+    def load_own_variables(self, store):
+        if self.seed_generator is not None and _STATE_KEY in store.keys():  # noqa: SIM118 (no dict)
+            self.seed_generator.state.assign(store[_STATE_KEY])
 
     def get_config(self):
         return {**super().get_config(), "rate": self.rate, "seed": self.seed}

@@ -99,6 +99,7 @@ class ViTEncoder(keras.Model):
         mean, std: C floats each. Statistics of the pixels, in [0, 1], that the model's images are
             normalised with; kept in the config for heads, exports and figures. None: ImageNet's
             for three channels, else .5.
+        seed: int. Start of drop path's random numbers.
     Call arguments:
         images: float `(B, H, W, C)`, `(pixel / 255 - mean) / std`.
         keep_ids: int32 `(B, K)`: the patches to encode; None for all, in order.
@@ -126,6 +127,7 @@ class ViTEncoder(keras.Model):
         norm_epsilon=1e-6,
         mean=None,
         std=None,
+        seed=0,
         **kwargs,
     ):
         check_dtype(kwargs.get("dtype"))
@@ -145,6 +147,7 @@ class ViTEncoder(keras.Model):
         self.learned_positions = learned_positions
         self.final_norm = final_norm
         self.norm_epsilon = norm_epsilon
+        self.seed = seed
         self.mean, self.std = pixel_statistics(mean, std, channels)
         self.grid_size = grid_size(self.image_size, self.patch_size)
         self.num_patches = self.grid_size[0] * self.grid_size[1]
@@ -159,7 +162,7 @@ class ViTEncoder(keras.Model):
                 num_heads,
                 self.mlp_dim,
                 drop_path=drop_path * i / max(num_layers - 1, 1),
-                seed=i,
+                seed=seed * num_layers + i,
                 norm_epsilon=norm_epsilon,
                 name=f"block_{i}",
                 dtype=policy,
@@ -224,4 +227,5 @@ class ViTEncoder(keras.Model):
             "norm_epsilon": self.norm_epsilon,
             "mean": self.mean,
             "std": self.std,
+            "seed": self.seed,
         }

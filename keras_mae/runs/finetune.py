@@ -355,6 +355,11 @@ class _Job:
             seed=settings.seed,
             start_step=step,
             augmentation=None if settings.augmentation == "source" else settings.augmentation,
+            resize=settings.resize,
+            randaugment=settings.randaugment,
+            erasing=settings.erasing,
+            mixup=settings.mixup,
+            cutmix=settings.cutmix,
             **self.pixels,
         )
 

@@ -154,6 +154,7 @@ class FinetuneSettings:
             saved; 0: off.
         pooling: "mean" of the patches' tokens or the class "token".
         augmentation: "source": the data set's own; "crop", "shift" or "none".
+        resize: "bicubic" (antialiased) or "bilinear", of the augmented images.
         validation_epochs: int. Epochs between two validations; None: 1, or more where fewer images
             are trained on than twice those held out.
         knn: list of ints. Numbers of neighbours; the first one's accuracy is "top1".
@@ -189,6 +190,7 @@ class FinetuneSettings:
     ema: float | None = None
     pooling: str | None = None
     augmentation: str | None = None
+    resize: str = "bicubic"
     validation_epochs: int | None = None
     knn: tuple = (20, 1, 5, 10, 50, 100)
     seed: int = 0
