@@ -27,7 +27,7 @@ class Job:
         work: function of the job's directory (a `Path` that may not exist yet) that returns the
             result, a dict that JSON can hold. Work that was cut is called again with the same
             directory.
-        label: string, what a person reads; None for the part.
+        label: string, what a person reads; None for the part. It is no part of the key.
         needs: tuple of jobs that have to be done before; if one fails, this one is left out.
     """
 
@@ -43,8 +43,8 @@ class Job:
         """A readable name with a digest of the settings: other settings, another directory."""
         text = json.dumps({"part": self.part, **self.settings}, sort_keys=True, default=str)
         digest = hashlib.blake2b(text.encode(), digest_size=5).hexdigest()
-        words = re.sub(r"[^a-z0-9]+", "_", str(self).lower()).strip("_")
-        return f"{words}_{digest}"
+        words = re.sub(r"[^a-z0-9]+", "_", self.part.lower()).strip("_")
+        return f"seed_{self.seed}_{words}_{digest}"
 
     def __str__(self):
         return f"seed {self.seed}: {self.label or self.part}"
@@ -89,6 +89,7 @@ def run_jobs(jobs, directory):
     directory = Path(directory)
     jobs = list({job.key: job for job in jobs}.values())
     outcome = Outcome(finished(jobs, directory), {})
+    versions = environment()  # of this process, whatever is committed while it runs
     if outcome.records:
         print(f"{len(outcome.records)} of {len(jobs)} jobs were done before.")
     start = time.monotonic()
@@ -105,14 +106,14 @@ def run_jobs(jobs, directory):
         clock = f"{_duration(time.monotonic() - start)} so far"
         clock += f", about {_duration(left)} left" if left is not None else ""
         print(f"\n[{number}/{len(jobs)}] {job} ({clock})", flush=True)
-        _run(job, directory, outcome)
+        _run(job, directory, outcome, versions)
     took = _duration(time.monotonic() - start)
     failed = f", {len(outcome.failures)} failed or were left out" if outcome.failures else ""
     print(f"\n{len(outcome.records)} of {len(jobs)} jobs done{failed}, {took}.", flush=True)
     return outcome
 
 
-def _run(job, directory, outcome):
+def _run(job, directory, outcome, versions):
     """Do one job and write its record, or what went wrong."""
     record, error = directory / f"{job.key}.json", directory / f"{job.key}.error.txt"
     begin = time.monotonic()
@@ -134,7 +135,7 @@ def _run(job, directory, outcome):
             "settings": job.settings,
             "result": result,
             "seconds": round(time.monotonic() - begin, 1),
-            "environment": environment(),
+            "environment": versions,
         }
         write_json(record, values)
         error.unlink(missing_ok=True)
