@@ -409,6 +409,7 @@ def _card(format, source, written, directory, results, bound, images_name):
             "max_abs_difference": max(result["max_abs_difference"] for result in results),
             "difference": worst["difference"],
             "min_cosine": min(result["min_cosine"] for result in results),
+            "keras_imported": any(result["keras_imported"] for result in results),
             "outputs": worst["outputs"],
             "signatures": worst["signatures"],
         },

@@ -1,0 +1,39 @@
+"""An encoder of digits whose every weight matters: none is zero or one, as after training."""
+
+import numpy as np
+
+from keras_mae import ViTEncoder
+from keras_mae.models.weights import named_weights
+
+SIZES = {
+    "image_size": 28,
+    "channels": 1,
+    "patch_size": 4,
+    "hidden_dim": 32,
+    "num_layers": 2,
+    "num_heads": 2,
+    "mean": (0.13,),
+    "std": (0.31,),
+}
+
+
+def shake(model, seed=0):
+    """Move all weights of a model by noise, and return it."""
+    draw = np.random.default_rng(seed)
+    for variable in named_weights(model).values():
+        value = np.asarray(variable)
+        variable.assign(value + 0.1 * draw.normal(size=value.shape).astype(value.dtype))
+    return model
+
+
+def encoder(**changes):
+    """Return a small encoder of 28 x 28 x 1 images; `changes` are arguments of `ViTEncoder`."""
+    return shake(ViTEncoder(**{**SIZES, **changes}))
+
+
+def digits(count, seed=0):
+    """Return `count` real digits, uint8 `(count, 28, 28, 1)`."""
+    from keras_mae.data import load_source
+
+    images = load_source("mnist5k").images
+    return images[np.random.default_rng(seed).permutation(len(images))[:count]]

@@ -1,0 +1,58 @@
+"""scripts/export.py and scripts/serve_check.py, from the shell."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from keras_mae import ViTEncoder
+
+SCRIPTS = Path(__file__).parents[2] / "scripts"
+
+
+def run(script, *arguments):
+    return subprocess.run(
+        [sys.executable, SCRIPTS / script, *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+
+
+def error_line(done):
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    return done.stderr.strip().splitlines()[-1]
+
+
+def test_a_model_is_exported_and_served(tmp_path):
+    pytest.importorskip("tensorflow_serving.apis")
+    ViTEncoder(28, 1, 14, 16, 1, 2).save(tmp_path / "encoder.keras")
+    output = tmp_path / "served"
+    flags = [f"--model={tmp_path / 'encoder.keras'}", f"--output={output}", "--image_size=28,42"]
+    done = run("export.py", *flags, "--num_check_images=3", "--dense")
+    assert done.returncode == 0, done.stderr
+    assert f"Written: {output / '1'}" in done.stdout and "largest difference" in done.stdout
+    found = json.loads((output / "1" / "card.json").read_text())
+    assert found["image_size"] == [28, 42] and "serving_tokens" in found["signatures"]
+    assert found["check"]["num_images"] == 3 and found["check"]["fresh_process"]
+
+    done = run("serve_check.py", f"--saved_model={output}")
+    assert done.returncode == 0, done.stderr
+    assert "tf.compat.v1.saved_model.loader" in done.stdout
+    assert "a broken file: INVALID_ARGUMENT" in done.stdout
+    assert "docker run" in done.stdout and "curl" in done.stdout
+
+
+@pytest.mark.parametrize(
+    "script, flags, message",
+    [
+        ("export.py", ["--model=none", "--output={}/a"], "error: `path` must be a file"),
+        ("serve_check.py", ["--saved_model={}"], "error: `saved_model` must be a SavedModel"),
+    ],
+)
+def test_errors_are_one_line(tmp_path, script, flags, message):
+    done = run(script, *(flag.format(tmp_path) for flag in flags))
+    assert error_line(done).startswith(message)
+    assert list(tmp_path.iterdir()) == []
