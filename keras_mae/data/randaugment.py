@@ -166,7 +166,7 @@ class RandAugment:
         return self._affine(image, 1.0, 0.0, 0.0, 1.0, dy=0.45 * level * sign * height)
 
     def _affine(self, image, xx, xy, yx, yy, dx=0.0, dy=0.0):
-        """The image sampled, from pixel (x, y) seen from the centre, at (xx x + xy y, yx x + yy y)."""
+        """Pixel (x, y), seen from the centre, is taken from (xx x + xy y, yx x + yy y)."""
         height, width = tf.unstack(tf.cast(tf.shape(image)[:2], tf.float32))
         x0, y0 = (width - 1) / 2, (height - 1) / 2
         row_x = [xx, xy, x0 - xx * x0 - xy * y0 + dx]

@@ -26,6 +26,7 @@ from keras_mae.transfer.confusion import confusion_figure, confusion_matrix
 from keras_mae.transfer.features import extract_features
 from keras_mae.transfer.knn import knn_predict
 from keras_mae.transfer.layer_decay import layer_rate_scales
+from keras_mae.transfer.saved_model_encoder import SavedModelEncoder
 
 LOG_INTERVAL = 10  # steps
 EVAL_BATCH = 250
@@ -61,6 +62,7 @@ def finetune(settings):
         train = balanced_subset(train, settings.train_examples, settings.seed)
     with strategy.scope():
         encoder = _encoder(settings, source)
+        settings = _for_saved_model(settings, encoder)
         settings = settings.with_recipe(_image_size(settings, encoder), train.num_examples)
         _check_fit(settings, encoder, source, train, strategy)
         model = _classifier(settings, encoder, num_classes)
@@ -158,13 +160,31 @@ def check_labels(source, num_classes=None):
 def _encoder(settings, source):
     """Return the encoder to start from: the given one, or a new one of the preset's sizes."""
     if settings.encoder is not None:
-        return find_encoder(settings.encoder)
+        return find_encoder(settings.encoder, source.mean, source.std)
     config = preset_config(settings.preset)
     config = {k: v for k, v in config.items() if not k.startswith("decoder_")}
     if source.image_size is not None and max(source.image_size) <= config["image_size"]:
         config["image_size"] = source.image_size
     config["channels"] = source.channels
     return ViTEncoder(**config, mean=source.mean, std=source.std)
+
+
+def _for_saved_model(settings, encoder):
+    """Return settings without what cannot be done to a SavedModel; refuse what was asked for."""
+    if not isinstance(encoder, SavedModelEncoder):
+        return settings
+    if settings.protocol in ("scratch", "partial"):
+        raise ValueError(
+            f"`protocol` must be full, linear or knn for a SavedModel, in which blocks cannot be "
+            f"told apart. Received: {settings.protocol!r}"
+        )
+    for name, only in (("layer_decay", 1.0), ("drop_path", 0.0)):
+        if getattr(settings, name) not in (None, only):
+            raise ValueError(
+                f"`{name}` must be {only:g} or None for a SavedModel, in which blocks cannot be "
+                f"told apart. Received: {getattr(settings, name)}"
+            )
+    return dataclasses.replace(settings, layer_decay=1.0, drop_path=0.0)
 
 
 def _image_size(settings, encoder):
@@ -205,6 +225,7 @@ def _classifier(settings, encoder, num_classes):
         drop_path=settings.drop_path,
         trainable_blocks=0 if frozen else settings.trainable_blocks,
         image_size=settings.image_size and _image_size(settings, encoder),
+        seed=settings.seed,
         dtype=PRECISIONS[settings.precision],
     )
 

@@ -9,6 +9,7 @@ from keras import ops
 from keras_mae.layers.arguments import check_positive_int, pair
 from keras_mae.models.encoder import ViTEncoder
 from keras_mae.models.weights import assign_weights, get_weights
+from keras_mae.transfer.saved_model_encoder import SavedModelEncoder, saved_model_path
 
 POOLINGS = ("token", "mean")
 HEAD_NORMS = ("auto", "layer", "batch", None)
@@ -22,7 +23,10 @@ class ViTClassifier(keras.Model):
 
     Args:
         encoder: `ViTEncoder`; or a model with one, such as a `MaskedAutoencoder`; or a path that
-            `keras_mae.load_pretrained` knows.
+            `keras_mae.load_pretrained` knows; or an exported SavedModel's directory, or a
+            `SavedModelEncoder`. With these, the file of the classifier keeps the SavedModel's path,
+            see there; "layer" comes after the exported norm; `trainable_blocks` is None or 0, and
+            `drop_path` and `image_size` cannot be changed.
         num_classes: int.
         pooling: "token" for the class token, "mean" for the mean of the patches' tokens.
         head_norm: what normalises the pooled vector. "layer": a LayerNorm of its own, in place of
@@ -36,6 +40,7 @@ class ViTClassifier(keras.Model):
             without drop path.
         image_size: int or (H, W); None for the encoder's. For another size, sine-cosine positions
             are computed anew, and learned ones resampled.
+        seed: int. Start of drop path's random numbers; None for the encoder's own.
     Call arguments:
         images: float `(B, H, W, C)`, `(pixel / 255 - mean) / std` with the encoder's `mean`, `std`.
         training: bool. Whether drop path is on, and "batch" normalises with the batch.
@@ -56,6 +61,7 @@ class ViTClassifier(keras.Model):
         drop_path=None,
         trainable_blocks=None,
         image_size=None,
+        seed=None,
         **kwargs,
     ):
         super().__init__(**kwargs)
@@ -74,21 +80,28 @@ class ViTClassifier(keras.Model):
         self.drop_path = drop_path
         self.trainable_blocks = trainable_blocks
         self.image_size = None if image_size is None else pair(image_size, "image_size")
+        self.seed = seed
         if isinstance(encoder, dict):  # From a config: it has been adapted before.
             self.encoder = keras.saving.deserialize_keras_object(encoder)
         else:
-            changes = {"image_size": image_size, "drop_path": drop_path}
+            changes = {"image_size": image_size, "drop_path": drop_path, "seed": seed}
             changes = {key: value for key, value in changes.items() if value is not None}
             if head_norm == "layer":
                 changes["final_norm"] = False
             if "dtype" in kwargs:
                 changes["dtype"] = self.dtype_policy
-            self.encoder = _copy_encoder(find_encoder(encoder), changes)
+            encoder = find_encoder(encoder)
+            if isinstance(encoder, SavedModelEncoder):
+                self.encoder = self._copy_saved_model(encoder)
+            else:
+                self.encoder = _copy_encoder(encoder, changes)
         # Pooled features and logits stay in float32 under a mixed policy.
         self.feature_norm = None
         if head_norm == "layer":
             self.feature_norm = keras.layers.LayerNormalization(
-                epsilon=self.encoder.norm_epsilon, name="feature_norm", dtype="float32"
+                epsilon=getattr(self.encoder, "norm_epsilon", 1e-6),
+                name="feature_norm",
+                dtype="float32",
             )
         elif head_norm == "batch":
             self.feature_norm = keras.layers.BatchNormalization(
@@ -118,10 +131,33 @@ class ViTClassifier(keras.Model):
             self.feature_norm.build(features_shape)
         self.head.build(features_shape)
 
+    def _copy_saved_model(self, encoder):
+        """Return a `SavedModelEncoder` of its own, as it cannot be changed in anything."""
+        for name, value, same in (
+            ("image_size", self.image_size, encoder.image_size),
+            ("drop_path", self.drop_path, 0),
+        ):
+            if value is not None and value != same:
+                raise ValueError(
+                    f"`{name}` must be {same}, or None, for a SavedModel. Received: {value}"
+                )
+        copy = SavedModelEncoder(encoder.filepath, encoder.mean, encoder.std, name=encoder.name)
+        for own, given in zip(copy.variables, encoder.variables, strict=True):
+            own.assign(given)
+        return copy
+
     def _freeze(self):
         """Leave trainable exactly what `trainable_blocks` names."""
         encoder, count = self.encoder, self.trainable_blocks
         if count is None:
+            return
+        if isinstance(encoder, SavedModelEncoder):
+            if count != 0:
+                raise ValueError(
+                    "`trainable_blocks` must be None or 0 for a SavedModel, in which blocks cannot "
+                    f"be told apart. Received: {count!r}"
+                )
+            encoder.trainable = False
             return
         valid = [0, 0.5, *range(1, encoder.num_layers + 1)]
         if isinstance(count, bool) or count not in valid:
@@ -160,21 +196,49 @@ class ViTClassifier(keras.Model):
             "drop_path": self.drop_path,
             "trainable_blocks": self.trainable_blocks,
             "image_size": self.image_size,
+            "seed": self.seed,
         }
 
+    def compile(self, optimizer="adamw", *args, **kwargs):
+        """Configure training, see `keras.Model.compile`.
 
-def find_encoder(source):
-    """Return the `ViTEncoder` that `source` is, has as its `encoder`, or is a path to.
+        A `keras_mae.training.optimizers.AdamW` leaves alone what this model says is not decayed,
+        also when the model is loaded from a file.
+        """
+        super().compile(optimizer, *args, **kwargs)
+        # For float16, Keras wraps the optimizer.
+        optimizer = getattr(self.optimizer, "inner_optimizer", self.optimizer)
+        if hasattr(optimizer, "exclude_for") and not optimizer.built:
+            optimizer.exclude_for(self)
 
+    def compile_from_config(self, config):
+        """Compile as the saved model was (Keras asks for this where `compile` is overridden)."""
+        self.compile(**keras.saving.deserialize_keras_object(config))
+        if self.optimizer is not None:
+            self.optimizer.build(self.trainable_variables)
+
+
+def find_encoder(source, mean=None, std=None):
+    """Return the encoder that `source` is, has as its `encoder`, or is a path to.
+
+    Args:
+        source: `ViTEncoder` or `SavedModelEncoder`, a model with one, a path that
+            `keras_mae.load_pretrained` knows, or a SavedModel's directory.
+        mean, std: statistics for a SavedModel that does not tell its own, see `SavedModelEncoder`.
+    Returns:
+        `ViTEncoder`, or `SavedModelEncoder`.
     Raises:
         ValueError: if there is none.
     """
+    if (version := saved_model_path(source)) is not None:
+        known = (version / "card.json").exists()
+        return SavedModelEncoder(version, *((None, None) if known else (mean, std)))
     if isinstance(source, str | os.PathLike):
         from keras_mae.interop import load_pretrained  # It imports this module, for its heads.
 
         source = load_pretrained(source)
     encoder = getattr(source, "encoder", source)
-    if not isinstance(encoder, ViTEncoder):
+    if not isinstance(encoder, ViTEncoder | SavedModelEncoder):
         raise ValueError(
             "`encoder` must be a ViTEncoder, a model with one, or a path to either. "
             f"Received: {source!r}"
