@@ -58,7 +58,9 @@ class LiteRT:
         interpreter.allocate_tensors()
         self.run = interpreter.get_signature_runner()
         details = self.run.get_input_details()["images"]
-        self.batch_size, self.dtype = int(details["shape"][0]), details["dtype"]
+        # -1 is any: the runner resizes its tensors to what comes.
+        size = int(details["shape_signature"][0])
+        self.batch_size, self.dtype = None if size == -1 else size, details["dtype"]
 
     def __call__(self, images):
         return self.run(images=images.astype(self.dtype))

@@ -1,0 +1,268 @@
+"""LiteRT (TensorFlow Lite): one `.tflite` file, in float32, float16 or 8 bits.
+
+The file is for one batch size, 1 by default: a runtime then plans its memory once.
+"""
+
+import csv
+import io
+import tempfile
+from contextlib import contextmanager
+
+import numpy as np
+
+from keras_mae.export.calibration import (
+    check_constants_fit,
+    check_quantize,
+    representative_images,
+    require,
+)
+from keras_mae.export.card import Written, check_new_directory
+from keras_mae.export.plain import plain_function
+from keras_mae.layers.arguments import check_positive_int
+
+FILE = "model.tflite"
+# `quantize` -> the precision whose bound counts.
+PRECISIONS = {
+    "none": "float32",
+    "float16": "float16",
+    "dynamic_int8": "int8",
+    "int8": "int8",
+    "full_int8": "int8",
+    "int16x8": "int8",
+}
+CALIBRATED = ("int8", "full_int8", "int16x8")
+# What "int8" leaves in float32: all but the linear layers, where nearly all work is done. Layer
+# normalisation, first of all, loses in 8 bits what it is there for (docs/export.md has numbers).
+FLOAT_OPERATORS = (
+    "ADD",
+    "BATCH_MATMUL",
+    "DIV",
+    "GELU",
+    "MEAN",
+    "MUL",
+    "PAD",
+    "POW",
+    "RESHAPE",
+    "RSQRT",
+    "SOFTMAX",
+    "SQRT",
+    "SQUARED_DIFFERENCE",
+    "STRIDED_SLICE",
+    "SUB",
+    "TRANSPOSE",
+)
+CULPRITS = 5
+CULPRIT_IMAGES = 8
+
+
+def check_options(quantize="none", representative=None, num_representative=100, batch_size=1):
+    """Raise for options of `write` that cannot be had, before any work is done."""
+    check_quantize(quantize, PRECISIONS, CALIBRATED, representative, num_representative)
+    if batch_size is not None:
+        check_positive_int(batch_size, "batch_size")
+    require("LiteRT", "ai_edge_litert")
+
+
+def final_path(directory):
+    """Return the directory to be written; it must be new."""
+    return check_new_directory(directory)
+
+
+def write(
+    source,
+    directory,
+    images,
+    *,
+    quantize="none",
+    representative=None,
+    num_representative=100,
+    batch_size=1,
+):
+    """Write `model.tflite`: `images` float32 `(batch_size, H, W, C)`, 0-255.
+
+    Outputs are those of `keras_mae.export.export_encoder`. Inputs and outputs are float32 whatever
+    is inside.
+
+    Args:
+        source: `keras_mae.export.card.Source`.
+        directory: `Path`, to be made.
+        images: not used; the check's.
+        quantize: what is inside. "none": float32. "float16": weights, computed in float32 where
+            the hardware has no better. "dynamic_int8": weights in 8 bits, the inputs of linear
+            layers quantized as they come. "int8": linear layers in 8 bits with ranges of inputs
+            seen on representative images, all else in float32. "full_int8": everything in 8 bits,
+            for hardware that has nothing else. "int16x8": everything, weights in 8 bits and the
+            rest in 16; slow on CPUs.
+        representative: for the last three, what `keras_mae.data.load_source` knows, such as
+            "folder:PATH", or a source: images like those the model will see.
+        num_representative: int. How many of them, spread evenly.
+        batch_size: int; None for any.
+    Returns:
+        `keras_mae.export.card.Written`. Where its error is over the bound, the layers that lose
+        most are named.
+    Raises:
+        ValueError: if the weights do not fit in one file, or the representative images do not fit
+            the model.
+    """
+    del images
+    check_constants_fit(source)
+    calibration, facts = None, {"quantize": quantize}
+    if quantize in CALIBRATED:
+        calibration, name = representative_images(source, representative, num_representative)
+        facts["representative"] = {"images": name, "num_images": len(calibration)}
+    content = convert(source.model, quantize, calibration, batch_size)
+    directory.mkdir(parents=True)
+    (directory / FILE).write_bytes(content)
+
+    def explain(result):
+        del result
+        if calibration is None:
+            return "quantize='int8', with representative images, names the layers that lose most."
+        return "Layers that lose most (relative error): " + ", ".join(
+            f"{name} {error:.2f}"
+            for name, error in layer_errors(source.model, calibration, quantize)[:CULPRITS]
+        )
+
+    precision = PRECISIONS[quantize]
+    facts["operators"], signatures = _describe(content)
+    return Written(
+        FILE, precision, signatures, facts, explain=explain if precision == "int8" else None
+    )
+
+
+def convert(model, quantize="none", calibration=None, batch_size=1):
+    """Return a model as the content of a `.tflite` file.
+
+    Args:
+        model: `ViTEncoder` or `ViTClassifier`, in float32.
+        quantize, batch_size: see `write`.
+        calibration: uint8 `(n, H, W, C)`, where `quantize` needs it.
+    Returns:
+        bytes.
+    """
+    import tensorflow as tf
+
+    with _converter(model, quantize, calibration, batch_size) as converter:
+        if quantize != "int8":
+            return converter.convert()
+        options = tf.lite.experimental.QuantizationDebugOptions(
+            denylisted_ops=list(FLOAT_OPERATORS)
+        )
+        return _debugger(converter, calibration, options).get_nondebug_quantized_model()
+
+
+@contextmanager
+def _converter(model, quantize, calibration, batch_size):
+    """Yield a converter of the model, set up for `quantize`."""
+    import tensorflow as tf
+
+    module = tf.Module()
+    module.outputs = plain_function(model, batch_size)
+    with tempfile.TemporaryDirectory(prefix="keras_mae_litert_") as folder:
+        # A SavedModel, and not the function itself: it has a signature, and so names.
+        tf.saved_model.save(module, folder, signatures={"serving_default": module.outputs})
+        converter = tf.lite.TFLiteConverter.from_saved_model(folder)
+        if quantize != "none":
+            converter.optimizations = [tf.lite.Optimize.DEFAULT]
+        if quantize == "float16":
+            converter.target_spec.supported_types = [tf.float16]
+        if quantize in CALIBRATED:
+            size = batch_size or 1
+            converter.representative_dataset = lambda: (
+                {"images": batch} for batch in _batches(calibration, size)
+            )
+            sets = tf.lite.OpsSet
+            first = (
+                sets.EXPERIMENTAL_TFLITE_BUILTINS_ACTIVATIONS_INT16_WEIGHTS_INT8
+                if quantize == "int16x8"
+                else sets.TFLITE_BUILTINS_INT8
+            )
+            converter.target_spec.supported_ops = [first, sets.TFLITE_BUILTINS]
+        yield converter
+
+
+def _batches(images, size):
+    """Yield float32 batches of exactly `size` images; the last ones begin again at the first."""
+    for start in range(0, len(images), size):
+        places = np.arange(start, start + size) % len(images)
+        yield images[places].astype("float32")
+
+
+def _debugger(converter, calibration, options):
+    import tensorflow as tf
+
+    def inputs():
+        size = converter.representative_dataset().__next__()["images"].shape[0]
+        return ([batch] for batch in _batches(calibration[:CULPRIT_IMAGES], size))
+
+    return tf.lite.experimental.QuantizationDebugger(
+        converter=converter, debug_dataset=inputs, debug_options=options
+    )
+
+
+def layer_errors(model, calibration, quantize="int8"):
+    """Return how much each operation in 8 bits loses, the worst first.
+
+    Each is given the same inputs as its float32 twin.
+
+    Args:
+        model: `ViTEncoder` or `ViTClassifier`, in float32.
+        calibration: uint8 `(n, H, W, C)`, representative images.
+        quantize: "int8", "full_int8" or "int16x8".
+    Returns:
+        list of (name, relative error): "block_3/attention/norm/Mean (MEAN)" and the root mean
+        square of the error over that of the exact result.
+    """
+    import tensorflow as tf
+
+    def relative(exact, rounded, scale, zero_point):
+        error = exact - scale * (rounded.astype("float32") - zero_point)
+        power = float(np.mean(np.square(exact)))
+        return (float(np.mean(np.square(error))) / power) ** 0.5 if power else 0.0
+
+    options = tf.lite.experimental.QuantizationDebugOptions(
+        layer_direct_compare_metrics={"relative": relative},
+        denylisted_ops=list(FLOAT_OPERATORS) if quantize == "int8" else None,
+    )
+    with _converter(model, quantize, calibration, 1) as converter:
+        debugger = _debugger(converter, calibration, options)
+        debugger.run()
+    table = io.StringIO()
+    debugger.layer_statistics_dump(table)
+    table.seek(0)
+    found = [
+        (f"{row['tensor_name']} ({row['op_name']})", float(row["relative"]))
+        for row in csv.DictReader(table)
+    ]
+    return sorted(found, key=lambda pair: (-pair[1], pair[0]))
+
+
+def _describe(content):
+    """Return `(operators, signatures)` of a file: numbers of each, and names, dtypes and shapes."""
+    from collections import Counter
+
+    from ai_edge_litert.interpreter import Interpreter, OpResolverType
+
+    # Without a delegate, which would stand in the list in place of what it runs.
+    interpreter = Interpreter(
+        model_content=content,
+        experimental_op_resolver_type=OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES,
+    )
+    interpreter.allocate_tensors()
+    operators = Counter(node["op_name"] for node in interpreter._get_ops_details())
+
+    def described(details):
+        return {
+            name: [
+                np.dtype(detail["dtype"]).name,
+                [None if size == -1 else int(size) for size in detail["shape_signature"]],
+            ]
+            for name, detail in details.items()
+        }
+
+    runner = interpreter.get_signature_runner()
+    signature = {
+        "inputs": described(runner.get_input_details()),
+        "outputs": described(runner.get_output_details()),
+    }
+    return dict(operators.most_common()), {"serving_default": signature}

@@ -1,0 +1,311 @@
+"""ONNX, by tf2onnx: one file of standard operators, in patterns that ONNX Runtime fuses.
+
+When a session opens the file, ONNX Runtime fuses layer normalisation and GELU by itself. Attention
+it fuses only offline, into operators of its own: `fuse=True`.
+"""
+
+import collections
+import tempfile
+from pathlib import Path
+
+import numpy as np
+
+from keras_mae.export.calibration import (
+    check_constants_fit,
+    check_quantize,
+    representative_images,
+    require,
+)
+from keras_mae.export.card import Written, check_new_directory
+from keras_mae.export.plain import plain_function
+
+# The newest that tf2onnx writes. In 17 it turns each mean over the width into a pooling operator,
+# and no layer normalisation is found.
+OPSET = 18
+# `quantize` -> the precision whose bound counts.
+PRECISIONS = {"none": "float32", "dynamic_int8": "int8", "int8": "int8"}
+FILE = "model.onnx"
+# What ONNX Runtime makes of several operators.
+FUSED = (
+    "Attention",
+    "BiasGelu",
+    "FastGelu",
+    "FusedMatMul",
+    "Gelu",
+    "LayerNormalization",
+    "MultiHeadAttention",
+    "SkipLayerNormalization",
+)
+
+
+def check_options(quantize="none", representative=None, num_representative=100, fuse=False):
+    """Raise for options of `write` that cannot be had, before any work is done."""
+    check_quantize(quantize, PRECISIONS, ("int8",), representative, num_representative)
+    if not isinstance(fuse, bool):
+        raise ValueError(f"`fuse` must be a bool. Received: {fuse!r}")
+    if fuse and quantize != "none":
+        raise ValueError(
+            "`fuse` goes with quantize='none': ONNX Runtime's quantizer does not know fused "
+            f"operators. Received: quantize={quantize!r}"
+        )
+    require("ONNX", "tf2onnx", "onnx", "onnxruntime")
+
+
+def final_path(directory):
+    """Return the directory to be written; it must be new."""
+    return check_new_directory(directory)
+
+
+def write(
+    source,
+    directory,
+    images,
+    *,
+    quantize="none",
+    representative=None,
+    num_representative=100,
+    fuse=False,
+):
+    """Write `model.onnx`, opset 18: `images` float32 `(batch, H, W, C)`, 0-255, any batch.
+
+    Outputs are those of `keras_mae.export.export_encoder`.
+
+    Args:
+        source: `keras_mae.export.card.Source`.
+        directory: `Path`, to be made.
+        images: not used; the check's.
+        quantize: "none": float32. "dynamic_int8": weights of linear layers in 8 bits, their
+            inputs quantized as they come. "int8": their inputs quantized with ranges seen on
+            representative images, as QuantizeLinear and DequantizeLinear around each.
+        representative: for "int8", what `keras_mae.data.load_source` knows, such as "folder:PATH",
+            or a source: images like those the model will see.
+        num_representative: int. How many of them, spread evenly.
+        fuse: bool. Whether attention and residual sums are fused, too, into ONNX Runtime's own
+            operators: then nothing else can open the file.
+    Returns:
+        `keras_mae.export.card.Written`. The card's `fused_operators` counts what a session makes of
+        the file.
+    Raises:
+        ValueError: if the weights do not fit in one file, or the representative images do not fit
+            the model.
+    """
+    import onnx
+
+    del images
+    check_constants_fit(source)
+    calibration, facts = None, {"quantize": quantize, "fuse": fuse}
+    if quantize == "int8":
+        calibration, name = representative_images(source, representative, num_representative)
+        facts["representative"] = {"images": name, "num_images": len(calibration)}
+    model, precision = convert(source.model), PRECISIONS[quantize]
+    if fuse:
+        model = fuse_offline(model, source.encoder)
+    elif quantize != "none":
+        model = _quantize(model, calibration)
+    onnx.checker.check_model(model, full_check=True)
+    directory.mkdir(parents=True)
+    path = directory / FILE
+    onnx.save(model, path)
+    facts.update(
+        opset=OPSET,
+        operators=count_operators(model),
+        fused_operators=fused_operators(path),
+    )
+    return Written(FILE, precision, _signatures(model), facts)
+
+
+def convert(model):
+    """Return a model as an ONNX graph of standard operators.
+
+    Args:
+        model: `ViTEncoder` or `ViTClassifier`, in float32.
+    Returns:
+        `onnx.ModelProto`, opset 18, with a batch of any size.
+    """
+    import tf2onnx
+
+    function = plain_function(model)
+    proto, _ = tf2onnx.convert.from_function(
+        function, input_signature=function.input_signature, opset=OPSET
+    )
+    _restore_divisions(proto.graph)
+    _keep_batch(proto.graph)
+    used = {name for node in proto.graph.node for name in node.input}
+    kept = [constant for constant in proto.graph.initializer if constant.name in used]
+    del proto.graph.initializer[:]
+    proto.graph.initializer.extend(kept)
+    return proto
+
+
+def _restore_divisions(graph):
+    """Turn `x * (1 / c)`, before an erf or a softmax, back into `x / c`.
+
+    TensorFlow's constant folding writes the first, and the patterns of GELU and attention that
+    ONNX Runtime knows have the second.
+    """
+    from onnx import numpy_helper
+
+    constants = {constant.name: constant for constant in graph.initializer}
+    readers = collections.defaultdict(set)
+    for node in graph.node:
+        for name in node.input:
+            readers[name].add(node.op_type)
+    for node in graph.node:
+        if node.op_type != "Mul" or not readers[node.output[0]] & {"Erf", "Softmax"}:
+            continue
+        factors = [name for name in node.input if name in constants]
+        others = [name for name in node.input if name not in constants]
+        if len(factors) != 1:
+            continue
+        factor = numpy_helper.to_array(constants[factors[0]])
+        if factor.size == 1:
+            divisor = np.asarray(1 / factor.astype("float64"), "float32")
+            _set_constant(graph, node, f"{node.name}/divisor", divisor)
+            node.op_type, node.input[0] = "Div", others[0]
+
+
+def _keep_batch(graph):
+    """Name the batch axis, and let it be known after each reshape: `-1` becomes `0`, as it was.
+
+    Sums are fused only where both sides are known to have one shape.
+    """
+    from onnx import numpy_helper
+
+    constants = {constant.name: constant for constant in graph.initializer}
+    for node in graph.node:
+        if node.op_type == "Reshape" and node.input[1] in constants:
+            shape = numpy_helper.to_array(constants[node.input[1]])
+            if shape[0] == -1:
+                shape = np.concatenate([[0], shape[1:]]).astype("int64")
+                _set_constant(graph, node, f"{node.name}/shape", shape)
+    for value in (*graph.input, *graph.output):
+        value.type.tensor_type.shape.dim[0].dim_param = "batch"
+    del graph.value_info[:]  # shapes with other names of the batch
+
+
+def _set_constant(graph, node, name, value):
+    """Give a node a new constant as its second input."""
+    from onnx import numpy_helper
+
+    graph.initializer.append(numpy_helper.from_array(value, name))
+    node.input[1] = name
+
+
+def fuse_offline(model, encoder):
+    """Return the graph with attention fused, by ONNX Runtime's optimizer for transformers.
+
+    Args:
+        model: `onnx.ModelProto` of `convert`.
+        encoder: `ViTEncoder`.
+    Returns:
+        `onnx.ModelProto` with operators of the domain com.microsoft.
+    """
+    from onnx import helper
+    from onnxruntime.transformers import optimizer
+
+    model.producer_name = (
+        ""  # It warns of graphs that are not PyTorch's; the patterns are the same.
+    )
+    fused = optimizer.optimize_model(
+        model,
+        model_type="vit",
+        num_heads=encoder.num_heads,
+        hidden_size=encoder.hidden_dim,
+        opt_level=0,
+    ).model
+    if "com.microsoft" not in {opset.domain for opset in fused.opset_import}:
+        fused.opset_import.append(helper.make_opsetid("com.microsoft", 1))
+    return fused
+
+
+def _quantize(model, calibration):
+    """Return the graph with its linear layers in 8 bits.
+
+    Args:
+        model: `onnx.ModelProto` of `convert`.
+        calibration: uint8 `(n, H, W, C)`, or None to quantize their inputs as they come.
+    """
+    import onnx
+    from onnxruntime import quantization
+    from onnxruntime.quantization.shape_inference import quant_pre_process
+
+    with tempfile.TemporaryDirectory(prefix="keras_mae_onnx_") as scratch:
+        plain, prepared, result = (Path(scratch, f"{name}.onnx") for name in "abc")
+        onnx.save(model, plain)
+        # It fuses layer normalisation, and infers shapes.
+        quant_pre_process(plain, prepared)
+        # Only products with a constant: the two of attention itself stay in float32. Weights have a
+        # scale for each output.
+        common = {
+            "op_types_to_quantize": ["MatMul", "Gemm"],
+            "per_channel": True,
+            "weight_type": quantization.QuantType.QInt8,
+            "extra_options": {"MatMulConstBOnly": True},
+        }
+        if calibration is None:
+            quantization.quantize_dynamic(prepared, result, **common)
+        else:
+            quantization.quantize_static(
+                prepared,
+                result,
+                _Reader(calibration),
+                quant_format=quantization.QuantFormat.QDQ,
+                activation_type=quantization.QuantType.QUInt8,
+                **common,
+            )
+        return onnx.load(result)
+
+
+class _Reader:
+    """Gives the quantizer one image at a time."""
+
+    def __init__(self, images):
+        self.images = iter(images)
+
+    def get_next(self):
+        image = next(self.images, None)
+        return None if image is None else {"images": image[None].astype("float32")}
+
+
+def count_operators(model):
+    """Return the number of nodes of each operator of an `onnx.ModelProto`, most frequent first."""
+    return dict(collections.Counter(node.op_type for node in model.graph.node).most_common())
+
+
+def fused_operators(path):
+    """Return how many of each fused operator ONNX Runtime's session has, once it opened a file.
+
+    Args:
+        path: of an `.onnx` file.
+    Returns:
+        dict, name to number, of those in `FUSED`.
+    """
+    import onnx
+    import onnxruntime
+
+    with tempfile.TemporaryDirectory(prefix="keras_mae_onnx_") as scratch:
+        optimized = Path(scratch, "optimized.onnx")
+        options = onnxruntime.SessionOptions()
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
+        options.optimized_model_filepath = str(optimized)
+        options.log_severity_level = 3  # It warns that the written graph is for this machine only.
+        onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        found = count_operators(onnx.load(optimized))
+    return {name: found[name] for name in sorted(found) if name in FUSED}
+
+
+def _signatures(model):
+    """Return the graph's inputs and outputs, as the card lists them."""
+    from onnx import helper
+
+    def described(values):
+        return {
+            value.name: [
+                helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type).name,
+                [d.dim_value or None for d in value.type.tensor_type.shape.dim],
+            ]
+            for value in values
+        }
+
+    graph = model.graph
+    return {"model": {"inputs": described(graph.input), "outputs": described(graph.output)}}
