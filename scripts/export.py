@@ -55,13 +55,15 @@ OF_THE_FORMAT = {
         flags.DEFINE_enum(
             "resize", None, ["bilinear", "bicubic"], "saved_model: of files. Default: bicubic."
         ),
-        flags.DEFINE_string("quantize", None, "litert, onnx: see docs/export.md."),
+        flags.DEFINE_string("quantize", None, "litert, onnx: see docs/export.md. Default: none."),
         flags.DEFINE_string(
             "representative",
             None,
             "litert, onnx: images, as --check_dataset, that set int8 scales.",
         ),
+        flags.DEFINE_integer("num_representative", None, "litert, onnx: how many of those."),
         flags.DEFINE_integer("batch_size", None, "litert: the file's fixed batch. Default: 1."),
+        flags.DEFINE_bool("fuse", None, "onnx: operators of ONNX Runtime alone."),
     )
 }
 

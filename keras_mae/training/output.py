@@ -92,25 +92,6 @@ def save_model(model, path):
         model.save(temporary)
 
 
-def export_encoder(encoder, path):
-    """Export an encoder as a SavedModel, images `(B, H, W, C)` to tokens, atomically.
-
-    Args:
-        encoder: a `ViTEncoder`.
-        path: directory of the SavedModel; for TF Serving, `NAME/VERSION`.
-    """
-    import keras
-
-    shape = (None, *encoder.image_size, encoder.channels)
-    with atomic_path(path) as temporary:
-        encoder.export(
-            temporary,
-            format="tf_saved_model",
-            verbose=False,
-            input_signature=[keras.InputSpec(shape=shape, dtype="float32")],
-        )
-
-
 def environment():
     """Return the versions and the git commit a run is made with, as a dict for `config.json`."""
     packages = ("keras", "tensorflow", "numpy")

@@ -21,11 +21,6 @@ def run(script, *arguments):
     )
 
 
-def error_line(done):
-    assert done.returncode == 1 and "Traceback" not in done.stderr
-    return done.stderr.strip().splitlines()[-1]
-
-
 def test_a_model_is_exported_and_served(tmp_path):
     pytest.importorskip("tensorflow_serving.apis")
     ViTEncoder(28, 1, 14, 16, 1, 2).save(tmp_path / "encoder.keras")
@@ -45,14 +40,8 @@ def test_a_model_is_exported_and_served(tmp_path):
     assert "docker run" in done.stdout and "curl" in done.stdout
 
 
-@pytest.mark.parametrize(
-    "script, flags, message",
-    [
-        ("export.py", ["--model=none", "--output={}/a"], "error: `path` must be a file"),
-        ("serve_check.py", ["--saved_model={}"], "error: `saved_model` must be a SavedModel"),
-    ],
-)
-def test_errors_are_one_line(tmp_path, script, flags, message):
-    done = run(script, *(flag.format(tmp_path) for flag in flags))
-    assert error_line(done).startswith(message)
+def test_errors_are_one_line(tmp_path):
+    done = run("export.py", "--model=none", f"--output={tmp_path}/model")
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    assert done.stderr.strip().splitlines()[-1].startswith("error: `path` must be a file")
     assert list(tmp_path.iterdir()) == []
