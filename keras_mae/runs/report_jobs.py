@@ -48,7 +48,8 @@ class JobMaker:
     """Make the jobs of one report, after a look at its data set; nothing is run here.
 
     A job of the methods below has "accuracy" in its result, a dict of what was measured to top-1
-    in [0, 1]: "top1" after training; of neighbours, their number; of raw pixels, "linear" and "logistic" too.
+    in [0, 1]: "top1" after training; of neighbours, their number; of raw pixels, "linear" and
+    "logistic" too.
     `size` is a number of labels, None for all of them.
 
     Args:

@@ -125,9 +125,10 @@ def _statements(summary):
     others = [s for s in found["pixels"] if s["verdict"] != "better"]
     if found["pixels"]:
         text = (
-            "Neighbours are compared with as many on raw pixels, a linear probe with the better of "
-            "probe and logistic\nregression, and what is fine-tuned or trained from scratch with the "
-            f"best of all. Of {len(found['pixels'])} comparisons,\n{len(better)} are clearly better."
+            "Neighbours are compared with as many on raw pixels, a linear probe with the better "
+            "of probe and logistic\nregression, and what is fine-tuned or trained from scratch "
+            f"with the best of all. Of {len(found['pixels'])} comparisons,\n"
+            f"{len(better)} are clearly better."
         )
         for title, kept in (("Not better", others), ("Better", better)):
             table = _compared(kept, "raw pixels") if kept else "Nothing that was measured."
