@@ -17,6 +17,7 @@ from keras_mae.models import ViTEncoder
 from keras_mae.models.presets import preset_config
 from keras_mae.runs.settings import PRECISIONS
 from keras_mae.training import LARS, MetricsLog, make_adamw
+from keras_mae.training.averaging import ValidateAveraged, use_averages
 from keras_mae.training.callbacks import trim_metrics
 from keras_mae.training.output import environment, prepare_output_dir, save_model, write_json
 from keras_mae.training.resume import Checkpoints, SaveCheckpoints, run_variables
@@ -322,6 +323,8 @@ class _Job:
         else:
             heldout = self.evaluation[1].map(self._one_hot)
             self._fit(model, self._batches, heldout)
+            if settings.ema:
+                use_averages(model)
         seconds = round(time.perf_counter() - start, 1)
         save_model(model, self.directory / "model.keras")
         logits, labels = self._logits()
@@ -435,6 +438,7 @@ class _Job:
         save = SaveCheckpoints(
             checkpoints, total_steps, step, settings.checkpoint_steps, settings.checkpoint_minutes
         )
+        averaged = [ValidateAveraged()] if settings.ema else []
         # Whole epochs on the progress bar, though the data's may end inside a batch.
         steps_per_epoch = -(-self.train_source.num_examples // settings.batch_size)
         epochs = -(-total_steps // steps_per_epoch)
@@ -454,7 +458,7 @@ class _Job:
                     validation_freq=[*range(every, epochs, every), epochs],
                     shuffle=False,
                     verbose=0,
-                    callbacks=[log, save],
+                    callbacks=[log, *averaged, save],
                 )
                 step = save.step
 

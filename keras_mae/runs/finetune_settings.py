@@ -7,6 +7,7 @@ from keras_mae.training import scaled_learning_rate, steps_of, warmup_cosine
 from keras_mae.transfer.classifier import POOLINGS
 
 PROTOCOLS = ("full", "linear", "partial", "scratch", "knn")
+STRATEGIES = ("auto", "one_device", "mirrored")  # of one host
 AUGMENTATIONS = ("source", "crop", "shift", "none")
 SMALL_IMAGE = 64  # pixels a side
 # Settings that change no number of the run: it can go on with others.
@@ -220,6 +221,7 @@ class FinetuneSettings:
             ("augmentation", (None, *AUGMENTATIONS)),
             ("precision", PRECISIONS),
             ("resume", RESUME),
+            ("strategy", STRATEGIES),
         ):
             if getattr(self, name) not in allowed:
                 raise ValueError(
