@@ -1,5 +1,7 @@
 """Layer-wise learning rates: the nearer a variable is to the pixels, the less it is changed."""
 
+from keras_mae.transfer.saved_model_encoder import SavedModelEncoder
+
 
 def variable_depths(model):
     """Return how deep each trainable variable of a `ViTClassifier` lies, by the model's own blocks.
@@ -29,12 +31,18 @@ def layer_rate_scales(model, layer_decay):
     Returns:
         list of floats, for `keras_mae.training.optimizers.AdamW(rate_scales=...)`.
     Raises:
-        ValueError: if `layer_decay` is out of range.
+        ValueError: if `layer_decay` is out of range, or not 1 for a `SavedModelEncoder`, whose
+            blocks cannot be told apart.
     Reference: Clark et al. 2020, arXiv:2003.10555; Bao et al. 2021, arXiv:2106.08254, section A.
     """
     if not 0 < layer_decay <= 1:
         raise ValueError(f"`layer_decay` must be in (0, 1]. Received: {layer_decay}")
     if layer_decay == 1:
         return [1.0] * len(model.trainable_variables)
+    if isinstance(model.encoder, SavedModelEncoder):
+        raise ValueError(
+            "`layer_decay` must be 1 for a SavedModel, in which blocks cannot be told apart. "
+            f"Received: {layer_decay}"
+        )
     last = model.encoder.num_layers + 1
     return [layer_decay ** (last - depth) for depth in variable_depths(model)]

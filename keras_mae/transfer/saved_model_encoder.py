@@ -45,6 +45,7 @@ class SavedModelEncoder(keras.Model):
         card_path = version / CARD
         card = json.loads(card_path.read_text()) if card_path.exists() else {}
         self.graph = keras.layers.TFSMLayer(self.filepath, call_endpoint=ENDPOINT, name="graph")
+        self.graph.trainable = self.trainable  # what `trainable=False` in a config does not reach
         for variable in self.graph.variables:
             # An optimizer names its moments after it, and TensorFlow refuses names with a colon.
             variable._path = variable.path.partition(":")[0]

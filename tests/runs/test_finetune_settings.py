@@ -1,0 +1,89 @@
+import pytest
+
+from keras_mae.runs.finetune_settings import RECIPES, FinetuneSettings
+
+SMALL, LARGE = (28, 28), (224, 224)
+
+
+def resolved(image_size=SMALL, num_examples=4000, **values):
+    settings = FinetuneSettings(**{"encoder": "somewhere", **values})
+    return settings.with_recipe(image_size, num_examples)
+
+
+def test_the_papers_numbers():
+    """He et al. 2021, tables 9 to 11, of ViT-B; batches are ours."""
+    full = resolved(LARGE, 100_000)
+    assert (full.base_learning_rate, full.weight_decay, full.layer_decay) == (1e-3, 0.05, 0.75)
+    assert (full.epochs, full.warmup_epochs, full.drop_path, full.beta_2) == (100, 5, 0.1, 0.999)
+    assert (full.randaugment, full.label_smoothing, full.mixup) == ((2, 9), 0.1, 0.8)
+    assert (full.cutmix, full.erasing, full.ema, full.pooling) == (1.0, 0.25, 0, "mean")
+    linear = resolved(LARGE, 100_000, protocol="linear")
+    assert (linear.base_learning_rate, linear.weight_decay, linear.epochs) == (0.1, 0, 90)
+    assert (linear.warmup_epochs, linear.mixup, linear.augmentation) == (10, 0, "source")
+    scratch = resolved(LARGE, 100_000, protocol="scratch")
+    assert (scratch.base_learning_rate, scratch.weight_decay, scratch.ema) == (1e-4, 0.3, 0.9999)
+    assert (scratch.epochs, scratch.warmup_epochs, scratch.beta_2) == (300, 20, 0.95)
+    assert scratch.layer_decay == 1
+
+
+def test_the_recipe_follows_the_size_of_the_images_unless_named():
+    assert resolved(SMALL).recipe == "small" and resolved(LARGE).recipe == "paper"
+    assert resolved(SMALL, recipe="paper").mixup == 0.8
+
+
+def test_what_is_given_stays():
+    settings = resolved(LARGE, mixup=0.0, epochs=3.0, layer_decay=0.9, randaugment=[0])
+    assert (settings.mixup, settings.epochs, settings.layer_decay) == (0, 3, 0.9)
+    assert settings.randaugment == (0, 0)
+    assert "mixup=0*" in settings.recipe_text() and "cutmix=1," in settings.recipe_text()
+
+
+def test_few_images_get_more_epochs_and_a_batch_that_they_fill():
+    recipe = RECIPES["small"]["full"]
+    few = resolved(num_examples=500)
+    assert few.total_steps(500) == recipe.least_steps
+    assert resolved(num_examples=4000).epochs == recipe.epochs
+    assert resolved(LARGE, num_examples=50).batch_size == 50
+    assert resolved(num_examples=500, epochs=2.0).total_steps(500) == round(1000 / 64)
+    assert resolved(num_examples=500, steps=7).total_steps(500) == 7
+
+
+def test_the_learning_rate_is_scaled_and_warmed_up():
+    settings = resolved(LARGE, 5120, batch_size=512, epochs=100.0)
+    schedule = settings.learning_rate(5120)
+    assert float(schedule(0)) == 0
+    assert float(schedule(50)) == pytest.approx(1e-3 * 2)  # 5 epochs of 10 steps
+    assert float(schedule(1000)) == pytest.approx(0, abs=1e-9)
+    short = resolved(LARGE, 5120, steps=20).learning_rate(5120)
+    assert float(short(2)) == pytest.approx(1e-3)  # a default warm-up is a tenth at most
+
+
+@pytest.mark.parametrize(
+    "values, message",
+    [
+        ({"epochs": 1, "steps": 1}, "`epochs` or `steps`"),
+        ({"protocol": "half"}, "`protocol` must be one of"),
+        ({"recipe": "mine"}, "`recipe` must be one of"),
+        ({"strategy": "tpu"}, "`strategy` must be one of"),
+        ({"train_examples": 0}, "`train_examples` must be greater than 0"),
+        ({"layer_decay": 1.2}, "`layer_decay` must be greater than 0 and at most 1"),
+        ({"layer_decay": 0}, "`layer_decay` must be greater than 0"),
+        ({"drop_path": 1.0}, "`drop_path` must be at least 0 and less than 1"),
+        ({"mixup": -1}, "`mixup` must be at least 0"),
+        ({"erasing": 1.5}, "`erasing` must be at least 0 and at most 1"),
+        ({"randaugment": [2, 11]}, "`randaugment` must be"),
+        ({"randaugment": [1, 2, 3]}, "`randaugment` must be"),
+        ({"knn": []}, "`knn` must be"),
+        ({"image_size": [1, 2, 3]}, "`image_size` must be one or two"),
+        ({"trainable_blocks": 1}, "`trainable_blocks` must be None but for protocol='partial'"),
+        ({"encoder": None}, "`encoder` must be given for protocol='full'"),
+    ],
+)
+def test_a_setting_that_does_not_fit_is_named(values, message):
+    with pytest.raises(ValueError, match=message):
+        FinetuneSettings(**{"encoder": "somewhere", **values})
+
+
+def test_partial_has_one_block_unless_told():
+    assert FinetuneSettings("x", protocol="partial").trainable_blocks == 1
+    assert FinetuneSettings("x", protocol="partial", trainable_blocks=0).trainable_blocks == 0
