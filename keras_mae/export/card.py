@@ -194,18 +194,19 @@ def normalize(encoder, pixels):
     return pixels * scale + offset
 
 
-def model_outputs(model, images):
+def model_outputs(model, images, encode=None):
     """Return all that an export gives, in `keras.ops`: it can be traced.
 
     Args:
         model: a `Source`'s.
         images: float32 `(B, H, W, C)`, normalised.
+        encode: function from these to tokens, in place of the model's encoder.
     Returns:
         dict of float32 tensors: `tokens` `(B, 1 + N, D)`, `cls` and `pooled` `(B, D)`, and of a
         classifier `logits` and `probabilities` `(B, classes)`.
     """
     encoder = getattr(model, "encoder", model)
-    tokens = encoder(images, training=False)
+    tokens = (encode or encoder)(images)
     cls, mean = tokens[:, 0], ops.mean(tokens[:, 1:], axis=1)
     if encoder is model:
         return {"tokens": tokens, "cls": cls, "pooled": mean}

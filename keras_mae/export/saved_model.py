@@ -76,10 +76,13 @@ def write(source, directory, images, *, dense=False, warmup=True, whole=False, r
     size, channels = encoder.image_size, encoder.channels
     shape = (None, *size, channels)
 
-    # One graph, which the signatures call: it is not written once for each of them.
+    # One graph of the encoder, which all signatures call: it is not written once for each of them.
     @tf.function(input_signature=[tf.TensorSpec(shape, tf.float32)], autograph=False)
-    def outputs_of(pixels):
-        return model_outputs(model, normalize(encoder, pixels))
+    def encode(images):
+        return encoder(images, training=False)
+
+    def outputs_of(images):
+        return model_outputs(model, normalize(encoder, images), encode)
 
     def of_bytes(image_bytes):
         return outputs_of(pixels_of_bytes(image_bytes, size, channels, resize, whole))
@@ -92,7 +95,7 @@ def write(source, directory, images, *, dense=False, warmup=True, whole=False, r
 
     pixels = tf.TensorSpec(shape, tf.float32, name="images")
     endpoints = {
-        "serve": (lambda images: encoder(images, training=False), pixels),
+        "serve": (encode, pixels),
         "serving_default": (outputs_of, pixels),
         "serving_uint8": (
             lambda images: outputs_of(tf.cast(images, tf.float32)),

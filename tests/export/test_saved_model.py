@@ -187,6 +187,14 @@ def test_an_export_that_differs_leaves_nothing(model, tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_one_signature_that_differs_is_enough(model, tmp_path, monkeypatch):
+    right = saved_model.pixels_of_bytes
+    monkeypatch.setattr(saved_model, "pixels_of_bytes", lambda *args: right(*args) + 1)
+    with pytest.raises(ExportError, match="difference is .*must be at most 1e-05"):
+        export_encoder(model, tmp_path / "model", **QUICK)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_an_export_that_a_new_process_cannot_load_leaves_nothing(model, tmp_path, monkeypatch):
     write = saved_model.write
 
