@@ -66,7 +66,7 @@ FLAGS = {
         flags.DEFINE_float(
             "base_learning_rate", None, "Peak for 256 images; it is scaled with the batch."
         ),
-        flags.DEFINE_float("warmup_epochs", None, "The recipe's is at most a tenth of the run."),
+        flags.DEFINE_float("warmup_epochs", None, "Default: the recipe's share of the run."),
         flags.DEFINE_float("weight_decay", None, "Of weight matrices only."),
         flags.DEFINE_float(
             "layer_decay", None, "Each block's learning rate is so many times the next one's."

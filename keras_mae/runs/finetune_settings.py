@@ -142,7 +142,7 @@ class FinetuneSettings:
         batch_size, epochs: the global batch, and passes over the training images.
         steps: int. Length of the run in steps, instead of `epochs`.
         base_learning_rate: float. Peak for 256 images; it is scaled with the batch.
-        warmup_epochs: float. The recipe's is at most a tenth of the run.
+        warmup_epochs: float. None: the recipe's share of the run.
         weight_decay: float. AdamW's, of weight matrices; of LARS: inside the scaled step.
         layer_decay: float in (0, 1], see `layer_rate_scales`.
         beta_2: float in [0, 1). AdamW's.
@@ -302,9 +302,11 @@ class FinetuneSettings:
         values["batch_size"] = min(recipe.batch_size, num_examples)
         batch_size = self.batch_size or values["batch_size"]
         values["epochs"] = max(recipe.epochs, recipe.least_steps * batch_size / num_examples)
-        steps = self.steps or steps_of(self.epochs or values["epochs"], num_examples, batch_size)
-        # A default must not outgrow a short run.
-        values["warmup_epochs"] = min(recipe.warmup_epochs, 0.1 * steps * batch_size / num_examples)
+        # Warm-up keeps its share of a run that is shorter or longer than the recipe's.
+        epochs = self.epochs or values["epochs"]
+        if self.steps is not None:
+            epochs = self.steps * batch_size / num_examples
+        values["warmup_epochs"] = recipe.warmup_epochs * epochs / recipe.epochs
         if self.steps is not None:
             values["epochs"] = None
         given = {name: getattr(self, name) for name in values if getattr(self, name) is not None}
