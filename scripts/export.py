@@ -14,7 +14,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import json
 
-from absl import app, flags
+from absl import app, flags, logging
 
 import keras_mae
 from keras_mae.export import FORMATS, ExportError
@@ -69,6 +69,7 @@ OF_THE_FORMAT = {
 
 
 def main(argv):
+    logging.set_verbosity(logging.WARNING)
     try:
         if argv[1:]:
             raise ValueError(f"Arguments must be flags (--name=value). Received: {argv[1:]}")

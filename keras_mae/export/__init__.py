@@ -6,6 +6,8 @@ What a format needs is imported when it is written: `pip install "keras_mae[expo
 import importlib
 import inspect
 
+import keras
+
 from keras_mae.export.card import ExportError, check_images, open_source, write_checked
 
 # Each is a module of this package with three functions:
@@ -66,6 +68,11 @@ def export_encoder(
     for name, value in (("num_check_images", num_check_images), ("loads", loads)):
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
             raise ValueError(f"`{name}` must be an int of 1 or more. Received: {value!r}")
+    if (backend := keras.backend.backend()) != "tensorflow":
+        raise ValueError(
+            f"`format` {format!r} needs the TensorFlow backend: set KERAS_BACKEND=tensorflow. "
+            f"Received: the backend {backend}"
+        )
     exporter = importlib.import_module(f"keras_mae.export.{format}")
     valid = list(inspect.signature(exporter.write).parameters)[3:]
     if unknown := sorted(set(options) - set(valid)):

@@ -323,9 +323,14 @@ def check_export(format, path, reference, loads=1, fresh_process=True):
         command = [sys.executable, "-P", check.__file__, str(job)]
         for _ in range(loads):
             result.unlink(missing_ok=True)
-            done = subprocess.run(
-                command, capture_output=True, text=True, env=environment, timeout=CHECK_SECONDS
-            )
+            try:
+                done = subprocess.run(
+                    command, capture_output=True, text=True, env=environment, timeout=CHECK_SECONDS
+                )
+            except subprocess.TimeoutExpired as error:
+                raise ExportError(
+                    f"A new process could not run the export within {CHECK_SECONDS} s"
+                ) from error
             if done.returncode or not result.exists():
                 lines = done.stderr.strip().splitlines() or [f"status {done.returncode}"]
                 raise ExportError(f"A new process could not load and run the export: {lines[-1]}")
