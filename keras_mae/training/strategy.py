@@ -3,10 +3,13 @@
 import contextlib
 import json
 import os
+import re
+import socket
 
 import keras
 import tensorflow as tf
 
+CONNECT_SECONDS = 10
 STRATEGIES = ("auto", "one_device", "mirrored", "multi_worker", "tpu")
 
 _TF_CONFIG_EXAMPLE = (
@@ -136,6 +139,7 @@ def workers_of(tf_config):
 def _tpu(name):
     try:
         resolver = tf.distribute.cluster_resolver.TPUClusterResolver(tpu=name or "")
+        _check_reachable(resolver.master())
         tf.config.experimental_connect_to_cluster(resolver)
         tf.tpu.experimental.initialize_tpu_system(resolver)
     # A machine without a TPU fails in many ways: no name, no metadata server, no connection.
@@ -145,6 +149,13 @@ def _tpu(name):
             f"'local' on a TPU VM. Received: tpu={name!r} ({_first_line(error)})"
         ) from error
     return tf.distribute.TPUStrategy(resolver)
+
+
+def _check_reachable(address):
+    """Raise an OSError unless grpc://HOST:PORT answers: TensorFlow would wait for it for ever."""
+    match = re.fullmatch(r"grpc://(.+):(\d+)", address or "")
+    if match:
+        socket.create_connection((match[1], int(match[2])), timeout=CONNECT_SECONDS).close()
 
 
 class _KerasDistribution:
