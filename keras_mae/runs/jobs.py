@@ -5,9 +5,12 @@ import gc
 import hashlib
 import json
 import re
+import signal
+import threading
 import time
 import traceback
 from collections.abc import Callable
+from contextlib import contextmanager
 from pathlib import Path
 
 import keras
@@ -106,7 +109,8 @@ def run_jobs(jobs, directory):
         clock = f"{_duration(time.monotonic() - start)} so far"
         clock += f", about {_duration(left)} left" if left is not None else ""
         print(f"\n[{number}/{len(jobs)}] {job} ({clock})", flush=True)
-        _run(job, directory, outcome, versions)
+        with _sigterm_interrupts():
+            _run(job, directory, outcome, versions)
     took = _duration(time.monotonic() - start)
     failed = f", {len(outcome.failures)} failed or were left out" if outcome.failures else ""
     print(f"\n{len(outcome.records)} of {len(jobs)} jobs done{failed}, {took}.", flush=True)
@@ -144,6 +148,23 @@ def _run(job, directory, outcome, versions):
     finally:
         keras.utils.clear_session(free_memory=False)  # else the graphs of all jobs are kept
         gc.collect()
+
+
+@contextmanager
+def _sigterm_interrupts():
+    """Make SIGTERM an `Interrupted`, as Ctrl-C is an exception, where a job does not catch it."""
+
+    def caught(number, frame):
+        raise Interrupted("SIGTERM: stopped; what is done is kept.")
+
+    if threading.current_thread() is not threading.main_thread():  # only it can have handlers
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, caught)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def time_left(jobs, records):

@@ -1,9 +1,17 @@
 import json
+import os
+import signal
 
 import pytest
 
 from keras_mae.runs.jobs import Job, finished, run_jobs, time_left
 from keras_mae.training.resume import Interrupted
+
+
+@pytest.fixture(autouse=True)
+def nothing_to_free(monkeypatch):
+    """Leave out the collection of garbage, half a second for each job."""
+    monkeypatch.setattr("keras_mae.runs.jobs.gc.collect", lambda: None)
 
 
 class Work:
@@ -88,6 +96,15 @@ def test_a_signal_ends_the_jobs_and_the_same_call_goes_on(tmp_path, signal):
     assert len(run_jobs(jobs, tmp_path).records) == 3
     assert [len(j.work.directories) for j in jobs] == [1, 2, 1]
     assert jobs[1].work.directories[0] == jobs[1].work.directories[1]  # to go on in
+
+
+def test_sigterm_is_an_interruption_wherever_a_job_is(tmp_path):
+    before = signal.getsignal(signal.SIGTERM)
+    one = Job("probe", 0, {}, lambda directory: os.kill(os.getpid(), signal.SIGTERM))
+    with pytest.raises(Interrupted, match="SIGTERM"):
+        run_jobs([one], tmp_path)
+    assert signal.getsignal(signal.SIGTERM) == before
+    assert not finished([one], tmp_path)
 
 
 def test_a_record_that_cannot_be_read_is_made_again(tmp_path):
