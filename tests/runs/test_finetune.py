@@ -1,0 +1,339 @@
+"""Fine-tuning runs on real digits, with an encoder small enough to test with."""
+
+import json
+import shutil
+
+import keras
+import numpy as np
+import pytest
+from PIL import Image
+
+from keras_mae import MaskedAutoencoder, ViTEncoder, save_pretrained
+from keras_mae.data import load_source
+from keras_mae.models.weights import get_weights
+from keras_mae.runs import finetune as finetune_module
+from keras_mae.runs.finetune import check_labels, finetune
+from keras_mae.runs.finetune_settings import FinetuneSettings
+from keras_mae.transfer import ViTClassifier
+
+SOURCE = load_source("mnist5k")
+ALL = {
+    "randaugment": (1, 5),
+    "mixup": 0.8,
+    "cutmix": 1.0,
+    "erasing": 0.25,
+    "label_smoothing": 0.1,
+    "drop_path": 0.2,
+    "ema": 0.5,
+}
+
+
+@pytest.fixture(scope="module")
+def autoencoder():
+    return MaskedAutoencoder(
+        image_size=28,
+        channels=1,
+        patch_size=7,
+        hidden_dim=16,
+        num_layers=2,
+        num_heads=2,
+        decoder_hidden_dim=8,
+        decoder_num_layers=1,
+        decoder_num_heads=2,
+        mean=SOURCE.mean,
+        std=SOURCE.std,
+    )
+
+
+@pytest.fixture(scope="module")
+def path(autoencoder, tmp_path_factory):
+    """An encoder's file."""
+    path = tmp_path_factory.mktemp("encoder") / "encoder.keras"
+    autoencoder.encoder.save(path)
+    return str(path)
+
+
+@pytest.fixture
+def run(path, tmp_path):
+    def start(name="run", **settings):
+        values = {"encoder": path, "train_examples": 60, "jit": False, "batch_size": 16}
+        values["output_dir"] = str(tmp_path / name)
+        return finetune(FinetuneSettings(**{**values, **settings}))
+
+    return start
+
+
+def test_a_run_leaves_all_that_was_promised(run, path, tmp_path):
+    results = run(steps=12, base_learning_rate=0.05, layer_decay=1.0)
+    directory = tmp_path / "run"
+    assert json.loads((directory / "results.json").read_text()) == results
+    assert results["protocol"] == "full" and results["train_examples"] == 60
+    assert 0.1 <= results["top1"] <= results["top5"] <= 1
+    # Epochs of 4 steps; fewer images than are held out: validated at the end.
+    assert results["val_curve"] == [pytest.approx(results["top1"])]
+    matrix = np.array(results["confusion_matrix"])
+    assert matrix.sum() == 1000 and (matrix.sum(1) == 100).all()
+    assert np.trace(matrix) / 1000 == pytest.approx(results["top1"])
+    assert Image.open(directory / "figures" / "confusion.png").width > 300
+    config = json.loads((directory / "config.json").read_text())
+    assert config["run"]["recipe"] == "small" and config["run"]["seed"] == 0
+    assert "output_dir" not in config["run"] and "encoder" not in config["run"]
+
+    model = keras.models.load_model(directory / "model.keras")
+    assert (model.encoder.mean, model.encoder.std) == (SOURCE.mean, SOURCE.std)
+    heldout = SOURCE.split()[1]
+    images = (heldout.images[heldout.indices] / 255 - SOURCE.mean[0]) / SOURCE.std[0]
+    predicted = model.predict(images.astype("float32"), verbose=0).argmax(1)
+    assert (predicted == heldout.labels()).mean() == pytest.approx(results["top1"], abs=0.002)
+
+
+def test_every_epoch_is_validated_where_images_abound(run, tmp_path):
+    results = run(train_examples=None, batch_size=500, epochs=3.0)
+    assert len(results["val_curve"]) == 3
+    lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
+    steps = [line["step"] for line in map(json.loads, lines) if "val_top1" in line]
+    assert steps == [8, 16, 24]
+
+
+def test_the_linear_probe_changes_not_one_bit_of_the_encoder(
+    run, autoencoder, tmp_path, monkeypatch
+):
+    """Neither on features that are computed once nor through the encoder, to the same end."""
+    settings = {"protocol": "linear", "steps": 24, "base_learning_rate": 500.0}
+    results = [run("kept", **settings)]
+    monkeypatch.setattr(finetune_module._Job, "_train_on_features", train_through_the_encoder)
+    results.append(run("anew", **settings))
+    before = get_weights(autoencoder.encoder)
+    for name in ("kept", "anew"):
+        after = get_weights(keras.models.load_model(tmp_path / name / "model.keras"))
+        for weight, value in before.items():
+            np.testing.assert_array_equal(after[weight], value)
+        assert set(after) - set(before) == {
+            "feature_norm.moving_mean",
+            "feature_norm.moving_variance",
+            "head.kernel",
+            "head.bias",
+        }
+        assert np.abs(after["feature_norm.moving_mean"]).max() > 0
+    assert results[0]["top1"] > 0.25
+    assert results[1]["val_curve"] == pytest.approx(results[0]["val_curve"], abs=0.003)
+
+
+def train_through_the_encoder(job):
+    job._fit(job.model, job._batches, job.evaluation[1].map(job._one_hot))
+
+
+@pytest.mark.parametrize(
+    "blocks, trained",
+    [
+        (0, ()),
+        (0.5, ("encoder.blocks.1.mlp_norm.", "encoder.blocks.1.mlp.")),
+        (1, ("encoder.blocks.1.",)),
+    ],
+)
+def test_partial_changes_exactly_the_named_blocks(run, autoencoder, tmp_path, blocks, trained):
+    results = run(protocol="partial", trainable_blocks=blocks, steps=3, base_learning_rate=1.0)
+    assert results["trainable_blocks"] == blocks
+    model = keras.models.load_model(tmp_path / "run" / "model.keras")
+    before, after = get_weights(autoencoder.encoder), get_weights(model)
+    for name in set(before) & set(after):
+        changed = not np.array_equal(before[name], after[name])
+        assert changed == name.startswith(trained), name
+
+
+def test_neighbours_need_no_training(run, tmp_path):
+    results = run(protocol="knn", knn=[3, 1], train_examples=300)
+    assert set(results["knn"]) == {"3", "1"} and results["top1"] == results["knn"]["3"]
+    assert results["top1"] > 0.3 and results["top5"] is None
+    assert not (tmp_path / "run" / "model.keras").exists()
+
+
+def test_scratch_has_the_architecture_and_none_of_the_weights(run, autoencoder, tmp_path):
+    run(protocol="scratch", steps=1, base_learning_rate=1e-9)
+    model = keras.models.load_model(tmp_path / "run" / "model.keras")
+    kernel = "encoder.blocks.0.mlp.hidden.kernel"
+    old, new = get_weights(autoencoder.encoder)[kernel], get_weights(model)[kernel]
+    assert old.shape == new.shape and np.abs(old - new).max() > 0.1
+    settings = FinetuneSettings(protocol="scratch", preset="mae_vit_mini_patch4")
+    encoder = finetune_module._encoder(settings, SOURCE)
+    assert (encoder.hidden_dim, encoder.num_layers, encoder.mean) == (96, 4, SOURCE.mean)
+
+
+def test_the_same_weights_give_the_same_probe_whatever_they_come_from(
+    run, autoencoder, path, tmp_path
+):
+    (tmp_path / "mae").mkdir()
+    autoencoder.save(tmp_path / "mae" / "mae.keras")
+    save_pretrained(autoencoder.encoder, tmp_path / "hf", format="hf")
+    spec = keras.InputSpec(shape=(None, 28, 28, 1), dtype="float32")
+    exported = tmp_path / "exported" / "1"
+    autoencoder.encoder.export(
+        exported, "tf_saved_model", verbose=False, input_signature=[spec]
+    )  # without a card: the data set's statistics are taken
+    found = {}
+    for source in (path, tmp_path / "mae", tmp_path / "hf", exported.parent):
+        found[str(source)] = run(
+            f"probe_{len(found)}",
+            encoder=str(source),
+            protocol="linear",
+            steps=24,
+            base_learning_rate=500.0,
+        )["top1"]
+    assert found[path] > 0.25
+    for name, accuracy in found.items():
+        assert accuracy == pytest.approx(found[path], abs=0.0021), name  # rounding may turn a digit
+
+
+def test_a_saved_model_is_fine_tuned(run, autoencoder, tmp_path):
+    spec = keras.InputSpec(shape=(None, 28, 28, 1), dtype="float32")
+    autoencoder.encoder.export(
+        tmp_path / "1", "tf_saved_model", verbose=False, input_signature=[spec]
+    )
+    arguments = {"encoder": str(tmp_path / "1"), "steps": 2}
+    assert run(**arguments)["trainable_blocks"] is None
+    for name, value in (("layer_decay", 0.5), ("drop_path", 0.1)):
+        with pytest.raises(ValueError, match=f"`{name}` must be .* for a SavedModel"):
+            run("other", **arguments, **{name: value})
+    for protocol in ("partial", "scratch"):
+        with pytest.raises(ValueError, match="`protocol` must be full, linear or knn"):
+            run("other", **arguments, protocol=protocol)
+
+
+def cut_back(whole, cut, step):
+    """Make `cut` as `whole` was if it had died right after the checkpoint of a step."""
+    shutil.copytree(whole, cut)
+    for name in ("results.json", "model.keras"):
+        (cut / name).unlink()
+    for checkpoint in (cut / "checkpoints").iterdir():
+        if int(checkpoint.stem[5:]) > step:
+            checkpoint.unlink()
+
+
+def differences(one, other):
+    """Return what differs between two finished runs, as a list of strings: empty if nothing."""
+    models = [keras.models.load_model(directory / "model.keras") for directory in (one, other)]
+    found = [
+        x.path
+        for x, y in zip(models[0].variables, models[1].variables, strict=True)
+        if not np.array_equal(x, y)
+    ]
+    logs = []
+    for directory in (one, other):
+        lines = map(json.loads, (directory / "metrics.jsonl").read_text().splitlines())
+        logs.append([{k: v for k, v in line.items() if k != "images_per_second"} for line in lines])
+    return found + (["metrics.jsonl"] if logs[0] != logs[1] else [])
+
+
+@pytest.mark.parametrize(
+    "settings, cuts",
+    [
+        ({**ALL, "validation_epochs": 1}, (6,)),  # inside an epoch of 4 steps
+        ({"protocol": "linear"}, (4,)),  # between two
+    ],
+)
+def test_a_run_that_was_cut_ends_as_one_that_was_not(run, tmp_path, settings, cuts):
+    settings = {**settings, "steps": 12, "checkpoint_steps": 2, "keep": 100}
+    run("whole", **settings)
+    for step in cuts:
+        cut_back(tmp_path / "whole", tmp_path / f"cut_{step}", step)
+        run(f"cut_{step}", **settings)
+        assert differences(tmp_path / "whole", tmp_path / f"cut_{step}") == []
+
+
+def test_the_averaged_weights_are_validated_and_saved(run, tmp_path):
+    settings = {"ema": 0.75, "steps": 2, "base_learning_rate": 0.05, "checkpoint_steps": 1}
+    results = run(**settings)
+    weights = []
+    for step in (1, 2):
+        with np.load(tmp_path / "run" / "checkpoints" / f"step_0000000{step}.npz") as file:
+            weights.append({name: file[name] for name in file.files})
+    model = keras.models.load_model(tmp_path / "run" / "model.keras")
+    moved = 0
+    for i, variable in enumerate(model.variables):
+        # The average starts as the weights after the first step.
+        first, second = (w[f"model/{i}"] for w in weights)
+        moved += not np.array_equal(first, second)
+        expected = 0.75 * first + 0.25 * second
+        np.testing.assert_allclose(variable, expected, atol=1e-7, rtol=1e-6)
+    assert moved == len(model.trainable_variables)
+    assert results["val_curve"] == [pytest.approx(results["top1"])]
+
+
+def test_a_run_that_has_ended_is_shown_and_another_is_refused(run, capsys):
+    results = run(steps=1)
+    assert run(steps=1) == results
+    assert "This run has ended" in capsys.readouterr().out
+    with pytest.raises(ValueError, match="mixup was 0.0 and is 0.5"):
+        run(steps=1, mixup=0.5)
+
+
+def test_a_dry_run_prints_each_rate_and_writes_nothing(run, tmp_path, capsys):
+    assert run(layer_decay=0.5, batch_size=256, base_learning_rate=0.01, dry_run=True) == {}
+    lines = capsys.readouterr().out.splitlines()
+    rows = {line.split()[0]: line for line in lines if "/" in line.split()[0]}
+    assert lines[0].startswith("Recipe in use: small, full")
+    for name, rate, decay in (
+        ("encoder/class_token", "0.00125", "0 "),
+        ("encoder/block_0/mlp/hidden/kernel", "0.0025", "0.05"),
+        ("encoder/block_1/mlp/hidden/bias", "0.005", "0 "),
+        ("head/kernel", "0.01", "0.05"),
+    ):
+        row = next(line for key, line in rows.items() if key.endswith(name))
+        assert f" {rate} " in row and f" {decay}" in row and row.endswith("yes")
+    table = next(line for key, line in rows.items() if key.endswith("positions/table"))
+    assert table.endswith("no")
+    assert not (tmp_path / "run").exists()
+
+
+class Labelled:
+    """As much of a source as its labels are."""
+
+    name = "stub"
+
+    def __init__(self, num_classes, labels):
+        self.num_classes = num_classes
+        self._labels = labels
+
+    def labels(self):
+        return None if self._labels is None else np.array(self._labels)
+
+
+@pytest.mark.parametrize(
+    "num_classes, labels, head, message",
+    [
+        (None, None, None, "`dataset` must have labels"),
+        (1, [0, 0], None, "at least 2 classes"),
+        (3, [1, 1], None, "at least 2 classes"),
+        (3, [0, 1, 2], 2, "`num_classes` must be at least the 3 classes"),
+        (3, [0, 3], None, r"labels in \[0, 3\). Received: 'stub', with labels from 0 to 3"),
+        (3, [-1, 2], None, r"labels in \[0, 3\)"),
+    ],
+)
+def test_labels_that_do_not_fit_are_named_before_training(num_classes, labels, head, message):
+    with pytest.raises(ValueError, match=message):
+        check_labels(Labelled(num_classes, labels), head)
+    assert check_labels(Labelled(3, [0, 1, 2]), 5) == 5
+
+
+def test_what_does_not_fit_leaves_no_directory(run, tmp_path):
+    three = ViTEncoder(image_size=28, patch_size=7, hidden_dim=8, num_layers=1, num_heads=2)
+    three.save(tmp_path / "three.keras")
+    for settings, message in (
+        ({"dataset": "photos"}, "`dataset` must have labels"),
+        ({"encoder": str(tmp_path / "three.keras")}, "`encoder` must take the 1 channels"),
+        ({"num_classes": 9}, "`num_classes` must be at least the 10"),
+        ({"train_examples": 5}, "train_examples: expected an int from 10"),
+        ({"protocol": "partial", "trainable_blocks": 3}, "`trainable_blocks` must be"),
+        ({"protocol": "knn", "knn": [61]}, "`knn` must be at most the 60"),
+        ({"image_size": [30]}, "`image_size` must be a multiple"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            run(**settings)
+    assert not (tmp_path / "run").exists()
+
+
+def test_more_outputs_than_classes_and_another_image_size(run, tmp_path):
+    run(num_classes=12, image_size=[14, 21], steps=1)
+    model = keras.models.load_model(tmp_path / "run" / "model.keras")
+    assert isinstance(model, ViTClassifier)
+    assert (model.num_classes, model.encoder.image_size) == (12, (14, 21))
