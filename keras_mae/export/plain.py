@@ -34,7 +34,7 @@ def plain_function(model, batch_size=None):
     if model is not encoder:
         outputs = _with_head(outputs, model, weights)
     spec = tf.TensorSpec((batch_size, *encoder.image_size, encoder.channels), tf.float32, "images")
-    return tf.function(outputs, input_signature=[spec])
+    return tf.function(outputs, input_signature=[spec], autograph=False)
 
 
 class _Forward:

@@ -1,0 +1,28 @@
+"""An encoder that was trained, if for a few steps only: what int8 loses depends on the weights."""
+
+import keras
+import pytest
+from shaken import SIZES
+
+from keras_mae import MaskedAutoencoder
+from keras_mae.data import load_source, pretrain_dataset
+from keras_mae.training.optimizers import AdamW
+
+
+@pytest.fixture(scope="session")
+def trained():
+    """Return a small encoder of digits after 40 steps of pre-training."""
+    keras.utils.set_random_seed(0)
+    model = MaskedAutoencoder(
+        **SIZES,
+        decoder_hidden_dim=32,
+        decoder_num_layers=1,
+        decoder_num_heads=2,
+        mask_ratio=0.75,
+    )
+    model.compile(optimizer=AdamW(2e-3), jit_compile=False)
+    digits = pretrain_dataset(
+        load_source("mnist5k"), image_size=28, batch_size=64, mean=SIZES["mean"], std=SIZES["std"]
+    )
+    model.fit(digits, steps_per_epoch=40, epochs=1, verbose=0)
+    return model.encoder

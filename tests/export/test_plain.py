@@ -1,0 +1,81 @@
+"""The forward pass in plain operations is the model's."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from shaken import encoder, shake
+
+from keras_mae import ViTClassifier
+from keras_mae.export import card
+from keras_mae.export.plain import normalising_projection, plain_function
+
+VARIANTS = {
+    "one channel": {},
+    "channels that differ, patch not square": {
+        "channels": 3,
+        "patch_size": (4, 7),
+        "mean": (0.1, 0.5, 0.8),
+        "std": (0.2, 0.3, 0.5),
+    },
+    "image not square": {"image_size": (16, 28)},
+    "no final norm, large epsilon": {"final_norm": False, "norm_epsilon": 0.1},
+    "more heads, narrow mlp": {"num_heads": 8, "mlp_dim": 24},
+}
+
+
+def pixels(model, count=3):
+    shape = (count, *model.image_size, model.channels)
+    return np.random.default_rng(0).integers(0, 256, shape).astype("float32")
+
+
+def assert_equal(model, images, batch_size=None):
+    vit = getattr(model, "encoder", model)
+    wanted = card.model_outputs(model, keras.ops.convert_to_tensor(card.normalize(vit, images)))
+    got = plain_function(model, batch_size)(tf.constant(images))
+    assert set(got) == set(wanted)
+    for name, value in wanted.items():
+        scale = max(1.0, float(np.abs(value).max()))
+        np.testing.assert_allclose(got[name], value, atol=2e-5 * scale, err_msg=name)
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_encoders(name):
+    model = encoder(**VARIANTS[name])
+    assert_equal(model, pixels(model))
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, None])
+def test_batches(batch_size):
+    model = encoder()
+    assert_equal(model, pixels(model, batch_size or 5), batch_size)
+
+
+@pytest.mark.parametrize(
+    "pooling, head_norm", [("token", None), ("token", "batch"), ("mean", "layer"), ("mean", None)]
+)
+def test_classifiers(pooling, head_norm):
+    model = shake(ViTClassifier(encoder(), 5, pooling=pooling, head_norm=head_norm))
+    if head_norm == "batch":
+        model.feature_norm.moving_variance.assign(np.linspace(0.5, 2, 32))
+    assert_equal(model, pixels(model.encoder))
+
+
+def test_the_graph_has_no_size_of_a_batch():
+    model = encoder()
+    graph = plain_function(model).get_concrete_function().graph
+    assert {"Tile", "BroadcastTo", "Shape"}.isdisjoint(op.type for op in graph.get_operations())
+
+
+def test_the_projection_takes_the_normalisation_in_by_hand():
+    model = encoder(patch_size=28, hidden_dim=4, num_heads=1, mean=(0.5,), std=(0.25,))
+    kernel = np.full((784, 4), 0.5)
+    weights = {
+        "encoder.patch_embedding.projection.kernel": kernel,
+        "encoder.patch_embedding.projection.bias": np.ones(4),
+    }
+    kernel, bias = normalising_projection(model, weights)
+    # A white image is (1 - .5) / .25 = 2 everywhere: 784 * 2 * .5 + 1.
+    np.testing.assert_allclose(np.full(784, 255.0) @ kernel + bias, 785.0, rtol=1e-5)
+    # A black one is -2.
+    np.testing.assert_allclose(bias, -783.0, rtol=1e-5)
