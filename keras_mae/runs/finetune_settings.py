@@ -60,6 +60,15 @@ _PAPER_AUGMENTATION = {
     "erasing": 0.25,
 }
 _PAPER_FULL = FinetuneRecipe(layer_decay=0.75, drop_path=0.1, **_PAPER_AUGMENTATION)
+_SMALL = {
+    "batch_size": 64,
+    "epochs": 20,
+    "base_learning_rate": 4e-3,
+    "warmup_epochs": 2,
+    "drop_path": 0.1,
+    "label_smoothing": 0.1,
+    "least_steps": 500,
+}
 # The optimizer is LARS for "linear" and AdamW for the others; kNN trains nothing.
 RECIPES = {
     # He et al. 2021, tables 9 (full), 10 (linear) and 11 (scratch), for ViT-B, but for the batches:
@@ -90,20 +99,9 @@ RECIPES = {
     },
     # Ours, for some thousands of small images and models; docs/recipes.md has the results.
     "small": {
-        "full": FinetuneRecipe(
-            batch_size=64,
-            epochs=20,
-            base_learning_rate=4e-3,
-            layer_decay=0.75,
-            warmup_epochs=2,
-            least_steps=500,
-        ),
-        "partial": FinetuneRecipe(
-            batch_size=64, epochs=20, base_learning_rate=4e-3, warmup_epochs=2, least_steps=500
-        ),
-        "scratch": FinetuneRecipe(
-            batch_size=64, epochs=20, base_learning_rate=4e-3, warmup_epochs=2, least_steps=500
-        ),
+        "full": FinetuneRecipe(layer_decay=0.75, **_SMALL),
+        "partial": FinetuneRecipe(**_SMALL),
+        "scratch": FinetuneRecipe(**_SMALL),
         "linear": FinetuneRecipe(
             epochs=90,
             base_learning_rate=10.0,
