@@ -53,7 +53,12 @@ def test_the_card_says_what_new_processes_without_keras_found(path, model):
     assert found["check"]["fresh_process"] and not found["check"]["keras_imported"]
     assert 0 < found["check"]["max_abs_difference"] < BOUND
     assert found["check"]["min_cosine"] > 0.999999
-    assert set(found["check"]["signatures"]) == {"serve", "serving_bytes", "serving_uint8"}
+    assert set(found["check"]["signatures"]) == {
+        "serve",
+        "serving_bytes",
+        "serving_tokens",
+        "serving_uint8",
+    }
     assert found["weights_sha256"] == card.weights_checksum(get_weights(model))
     for key in ("image_size", "channels", "patch_size", "mean", "std", "hidden_dim", "num_layers"):
         assert np.array_equal(found[key], getattr(model, key))

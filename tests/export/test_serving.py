@@ -103,13 +103,20 @@ def test_serve_check_finds_a_signature_that_differs(tmp_path):
             lambda images: {"cls": tf.cast(images, tf.float32)[:, 0, :, 0] + change}, [spec]
         )
 
+    @tf.function(input_signature=[tf.TensorSpec((None, 4, 4, 1), name="images")])
+    def nothing_known(images):
+        return {"feature_map": images}
+
     module.default, module.bytes = signature(tf.float32, 0.0), signature(tf.uint8, 0.5)
+    module.nothing_known = nothing_known
     signatures = {"serving_default": module.default, "serving_uint8": module.bytes}
+    signatures["serving_tokens"] = nothing_known
     tf.saved_model.save(module, tmp_path / "1", signatures=signatures)
-    assert (
-        serve_check(tmp_path / "1", lambda line: None)
-        == ["serving_uint8 differs from serving_default by 0.5"] * 2
-    )
+    problems = [
+        "serving_uint8 differs from serving_default by 0.5",
+        "serving_tokens differs from serving_default by inf",
+    ]
+    assert serve_check(tmp_path / "1", lambda line: None) == 2 * problems
 
 
 def test_the_newest_version_is_found_by_its_number(path, tmp_path):
