@@ -40,7 +40,8 @@ class ViTClassifier(keras.Model):
             without drop path.
         image_size: int or (H, W); None for the encoder's. For another size, sine-cosine positions
             are computed anew, and learned ones resampled.
-        seed: int. Start of drop path's random numbers; None for the encoder's own.
+        seed: int. Fixes the head's initial weights and is the start of drop path's random numbers;
+            None for any weights, and the encoder's own numbers.
     Call arguments:
         images: float `(B, H, W, C)`, `(pixel / 255 - mean) / std` with the encoder's `mean`, `std`.
         training: bool. Whether drop path is on, and "batch" normalises with the batch.
@@ -115,7 +116,7 @@ class ViTClassifier(keras.Model):
         self.head = keras.layers.Dense(
             num_classes,
             kernel_initializer=keras.initializers.TruncatedNormal(
-                stddev=0.01 if head_norm == "batch" else 2e-5
+                stddev=0.01 if head_norm == "batch" else 2e-5, seed=seed
             ),
             name="head",
             dtype="float32",

@@ -99,13 +99,14 @@ def test_the_linear_probe_changes_not_one_bit_of_the_encoder(
     run, autoencoder, tmp_path, monkeypatch
 ):
     """Neither on features that are computed once nor through the encoder, to the same end."""
-    settings = {"protocol": "linear", "steps": 24, "base_learning_rate": 500.0}
-    results = [run("kept", **settings)]
+    settings = {"protocol": "linear", "steps": 60, "base_learning_rate": 60.0}
+    run("kept", **settings)
     monkeypatch.setattr(finetune_module._Job, "_train_on_features", train_through_the_encoder)
-    results.append(run("anew", **settings))
+    run("anew", **settings)
     before = get_weights(autoencoder.encoder)
-    for name in ("kept", "anew"):
-        after = get_weights(keras.models.load_model(tmp_path / name / "model.keras"))
+    models = [keras.models.load_model(tmp_path / n / "model.keras") for n in ("kept", "anew")]
+    for model in models:
+        after = get_weights(model)
         for weight, value in before.items():
             np.testing.assert_array_equal(after[weight], value)
         assert set(after) - set(before) == {
@@ -115,8 +116,8 @@ def test_the_linear_probe_changes_not_one_bit_of_the_encoder(
             "head.bias",
         }
         assert np.abs(after["feature_norm.moving_mean"]).max() > 0
-    assert results[0]["top1"] > 0.25
-    assert results[1]["val_curve"] == pytest.approx(results[0]["val_curve"], abs=0.003)
+    kernels = [get_weights(m)["head.kernel"] for m in models]
+    np.testing.assert_allclose(kernels[1], kernels[0], atol=1e-3 * np.abs(kernels[0]).max())
 
 
 def train_through_the_encoder(job):
@@ -176,8 +177,8 @@ def test_the_same_weights_give_the_same_probe_whatever_they_come_from(
             f"probe_{len(found)}",
             encoder=str(source),
             protocol="linear",
-            steps=24,
-            base_learning_rate=500.0,
+            steps=120,
+            base_learning_rate=60.0,
         )["top1"]
     assert found[path] > 0.25
     for name, accuracy in found.items():
