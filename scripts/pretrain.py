@@ -98,7 +98,7 @@ FLAGS = {
 
 ERRORS = (
     *(ValueError, ImportError, NonFiniteLossError, TooManyBadImages, CheckpointError),
-    WorkerLostError,
+    *(WorkerLostError, OSError),
 )
 
 

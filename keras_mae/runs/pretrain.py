@@ -1,6 +1,7 @@
 """A pre-training run, from a source of images to an output directory."""
 
 import dataclasses
+import errno
 import json
 import shutil
 import sys
@@ -25,7 +26,12 @@ from keras_mae.training.output import (
     save_model,
     write_json,
 )
-from keras_mae.training.resume import Checkpoints, SaveCheckpoints, run_variables
+from keras_mae.training.resume import (
+    CheckpointError,
+    Checkpoints,
+    SaveCheckpoints,
+    run_variables,
+)
 from keras_mae.training.strategy import make_strategy
 from keras_mae.training.tensorboard import TensorBoardLog, check_tensorboard
 from keras_mae.training.workers import WorkerLostError, Workers
@@ -36,6 +42,7 @@ from keras_mae.transfer.comparison import (
     pixel_features,
 )
 
+CANNOT_WRITE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG)
 LOG_INTERVAL = 10  # steps
 FIGURE_IMAGES = 8
 EVAL_BATCH = 250
@@ -57,11 +64,19 @@ def pretrain(settings):
     Raises:
         ValueError: for a setting that does not fit, before any training.
         NonFiniteLossError: if the loss becomes NaN; the files of the last good epoch are kept.
+        CheckpointError: if the directory cannot be written, any more or at all.
         WorkerLostError: if another worker has ended; it says how to go on.
     """
     workers = Workers(make_strategy(settings.strategy, settings.logical_devices, settings.tpu))
     try:
         return _pretrain(settings, workers)
+    except OSError as error:
+        if error.errno not in CANNOT_WRITE:
+            raise
+        raise CheckpointError(
+            f"{settings.output_dir} cannot be written: {error}. The same command goes on from the "
+            "last checkpoint in it."
+        ) from error
     except tf.errors.OpError as error:
         if not workers.is_loss_of_one(error):
             raise
@@ -192,8 +207,9 @@ def _train_and_evaluate(model, train, heldout, directory, settings, workers, ski
         baselines["mean_predictor"] = mean_predictor_loss(model, *probe_sets)
         if labelled:
             features["raw pixels"] = pixel_features(probe_sets)
-            encoder = _local_copy(model, workers).encoder
-            features["encoder, random init"] = encoder_features(encoder, probe_sets)
+            with workers.one_device():
+                encoder = _local_copy(model, workers).encoder
+                features["encoder, random init"] = encoder_features(encoder, probe_sets)
 
     validation = _validation_data(heldout_probe, probe_sets[1], pixels, workers)
     start = time.perf_counter()
@@ -206,7 +222,16 @@ def _train_and_evaluate(model, train, heldout, directory, settings, workers, ski
         return results
     results["mean_predictor_loss"] = baselines["mean_predictor"]
     save_model(model, directory / "mae.keras")
-    model = _local_copy(model, workers)
+    with workers.one_device():
+        model = _local_copy(model, workers)
+        _write_encoder_and_figures(model, directory, heldout, probe_sets[1], baselines)
+        if labelled:
+            features["encoder, pre-trained"] = encoder_features(model.encoder, probe_sets)
+            results["accuracy"] = compare_features(features, train.num_classes, settings.seed)
+    return results
+
+
+def _write_encoder_and_figures(model, directory, heldout, probe_set, baselines):
     save_model(model.encoder, directory / "encoder.keras")
     if keras.backend.backend() == "tensorflow":
         shutil.rmtree(directory / "encoder", ignore_errors=True)  # of a run cut right after it
@@ -219,8 +244,8 @@ def _train_and_evaluate(model, train, heldout, directory, settings, workers, ski
         )
     else:
         print("encoder/1 is not written: a SavedModel needs KERAS_BACKEND=tensorflow.")
-    first = next(iter(probe_sets[1]))
-    shown = np.asarray(first[0] if labelled else first)
+    first = next(iter(probe_set))
+    shown = np.asarray(first[0] if isinstance(first, tuple) else first)
     spread = np.linspace(0, len(shown) - 1, min(FIGURE_IMAGES, len(shown))).astype(int)
     reconstruction_figure(model, shown[spread], directory / "figures" / "reconstructions.png")
     loss_figure(
@@ -228,10 +253,6 @@ def _train_and_evaluate(model, train, heldout, directory, settings, workers, ski
         directory / "figures" / "loss.png",
         {"per-position mean predictor": baselines["mean_predictor"]},
     )
-    if labelled:
-        features["encoder, pre-trained"] = encoder_features(model.encoder, probe_sets)
-        results["accuracy"] = compare_features(features, train.num_classes, settings.seed)
-    return results
 
 
 def _local_copy(model, workers):

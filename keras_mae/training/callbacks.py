@@ -10,6 +10,7 @@ from pathlib import Path
 import keras
 
 from keras_mae.training.output import atomic_path, save_model
+from keras_mae.training.resume import sync_variables
 
 
 class NonFiniteLossError(RuntimeError):
@@ -81,8 +82,14 @@ class MetricsLog(keras.callbacks.Callback):
         self._interval_steps = 0
 
     def on_train_batch_begin(self, batch, logs=None):
-        # Of the step to come: afterwards the optimizer tells the next step's.
-        self._learning_rate = float(self.model.optimizer.learning_rate)
+        if self._is_logged(batch, self.step + 1):
+            sync_variables(self.model)
+            # Of the step to come: afterwards the optimizer tells the next step's.
+            self._learning_rate = float(self.model.optimizer.learning_rate)
+
+    def _is_logged(self, batch, step):
+        last = batch + 1 == self.params["steps"] or step >= self.total_steps
+        return last or step % self.interval == 0
 
     def on_train_batch_end(self, batch, logs=None):
         self.step += 1
@@ -96,8 +103,7 @@ class MetricsLog(keras.callbacks.Callback):
             )
         if self.step >= self.total_steps:
             self.model.stop_training = True
-        last = batch + 1 == self.params["steps"] or self.model.stop_training
-        if self.step % self.interval and not last:
+        if not self._is_logged(batch, self.step):
             return
         speed = self._interval_steps * self.global_batch_size
         speed /= time.perf_counter() - self._interval_start
@@ -110,7 +116,9 @@ class MetricsLog(keras.callbacks.Callback):
         self._shown = [("loss", loss), ("images/s", round(speed))]
         if self._bar:
             self._bar.update(batch + 1, self._shown, finalize=False)
-        if not last:  # at the end of an epoch, `fit` still reports the metrics, then resets them
+        if batch + 1 < self.params["steps"] and not self.model.stop_training:
+            # At the end of an epoch, `fit` still reports the metrics, then resets them.
+            sync_variables(self.model)
             self.model.reset_metrics()
         self._start_interval()
 

@@ -58,6 +58,11 @@ def _write(variable, array):
         copy.assign(array)
 
 
+def sync_variables(model):
+    """Make a model's variables hold its state, which JAX keeps apart from them between steps."""
+    getattr(model, "jax_state_sync", lambda: None)()
+
+
 class Checkpoints:
     """The checkpoints of a run: `step_N.npz` in a directory, the last few of them.
 
@@ -268,6 +273,7 @@ class SaveCheckpoints(keras.callbacks.Callback):
     def _save(self):
         is_chief = self.workers is None or self.workers.is_chief
         if self.step != self._saved_step and is_chief:
+            sync_variables(self.model)
             self.checkpoints.save(self.step, run_variables(self.model))
             self._saved_step = self.step
         self._due = False

@@ -167,6 +167,16 @@ class _KerasDistribution:
     def scope(self):
         return contextlib.nullcontext()
 
+    @contextlib.contextmanager
+    def one_device(self):
+        """Turn the distribution off inside."""
+        distribution = keras.distribution.distribution()
+        keras.distribution.set_distribution(None)
+        try:
+            yield
+        finally:
+            keras.distribution.set_distribution(distribution)
+
 
 def _keras_distribution(name, logical_devices):
     backend = keras.backend.backend()

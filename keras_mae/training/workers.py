@@ -5,7 +5,7 @@ sees) would leave the others waiting, so such things are agreed on first.
 """
 
 import os
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 import tensorflow as tf
 
@@ -106,6 +106,12 @@ class Workers:
             return share.rebatch(batch_size // self.replicas, drop_remainder=True)
 
         return self.strategy.distribute_datasets_from_function(of_host)
+
+    def one_device(self):
+        """Return a context in which models are made, and called, on one device of this worker."""
+        if isinstance(self.strategy, tf.distribute.Strategy):
+            return nullcontext()  # only a strategy's scope spreads what is made in it
+        return self.strategy.one_device()
 
     def own_name(self, name):
         """Return a file name that is this worker's alone: the chief's is the name itself."""

@@ -35,7 +35,7 @@ def extract_features(predict, dataset, pooling="mean"):
     """
     features, labels = [], []
     for images, batch_labels in dataset:
-        tokens = np.asarray(predict(images), "float32")
+        tokens = np.asarray(predict(np.asarray(images)), "float32")
         features.append(pool_tokens(tokens, pooling))
         labels.append(np.asarray(batch_labels))
     return np.concatenate(features), np.concatenate(labels).astype("int64")
@@ -52,6 +52,7 @@ def raw_pixels(dataset, max_side=32):
     """
     features, labels = [], []
     for images, batch_labels in dataset:
+        images = np.asarray(images)  # a tensor of tf.data's: not every backend takes it
         height, width = images.shape[1:3]
         if max(height, width) > max_side:
             size = min(height, max_side), min(width, max_side)

@@ -66,7 +66,8 @@ def linear_probe(
     model.compile(
         LARS(schedule),
         keras.losses.SparseCategoricalCrossentropy(from_logits=True),
-        jit_compile=False,
+        # XLA would take longer to compile than TensorFlow takes; JAX is slow without.
+        jit_compile=keras.backend.backend() != "tensorflow",
     )
     passes = -(-total_steps * batch_size // count)
     order = np.concatenate([rng.permutation(count) for _ in range(passes)])
