@@ -1,0 +1,65 @@
+"""`KERAS_BACKEND=jax python scripts/pretrain.py`, on two devices, cut and gone on with."""
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+
+import keras_mae  # noqa: F401 (registers the classes)
+
+SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "pretrain.py"
+
+
+def run(directory, *flags):
+    environment = {
+        **os.environ,
+        "KERAS_BACKEND": "jax",
+        "JAX_PLATFORMS": "cpu",
+        "XLA_FLAGS": "--xla_force_host_platform_device_count=2",
+    }
+    command = [sys.executable, str(SCRIPT), "--dataset=photos", f"--output_dir={directory}"]
+    command += ["--steps=5", "--batch_size=8", "--decoder_num_layers=1", "--checkpoint_steps=3"]
+    return subprocess.run(
+        [*command, *flags], env=environment, capture_output=True, text=True, timeout=300
+    )
+
+
+def result(directory):
+    log = [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]
+    weights = [np.array(w) for w in keras.models.load_model(directory / "mae.keras").weights]
+    return [(line["step"], line.get("loss"), line.get("val_loss")) for line in log], weights
+
+
+@pytest.mark.skipif(importlib.util.find_spec("jax") is None, reason="jax is not installed")
+@pytest.mark.slow
+def test_a_run_on_two_devices_is_cut_and_goes_on_to_the_same_end(tmp_path):
+    done = run(tmp_path, "--probe_images=77")  # an odd number of held-out images
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "encoder/1 is not written" in done.stdout
+    log, weights = result(tmp_path)
+    assert [step for step, *_ in log] == [5, 5]
+    (tmp_path / "results.json").unlink()
+    (tmp_path / "checkpoints" / "step_00000005.npz").unlink()
+    again = run(tmp_path, "--probe_images=77")
+    assert again.returncode == 0, again.stderr[-3000:]
+    assert "Going on after step 3." in again.stdout
+    other_log, other_weights = result(tmp_path)
+    assert log == other_log
+    for weight, other in zip(weights, other_weights, strict=True):
+        np.testing.assert_array_equal(weight, other)
+
+
+def test_strategies_that_jax_has_not_are_refused(monkeypatch):
+    from keras_mae.training import strategy
+
+    monkeypatch.setattr(strategy.keras.backend, "backend", lambda: "jax")
+    with pytest.raises(ValueError, match="must be 'auto' or 'one_device' on the jax backend"):
+        strategy.make_strategy("mirrored")
+    with pytest.raises(ValueError, match="xla_force_host_platform_device_count"):
+        strategy.make_strategy("auto", logical_devices=2)
