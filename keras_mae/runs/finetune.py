@@ -367,8 +367,8 @@ class _Job:
         return -(-2 * self.heldout.num_examples // self.train_source.num_examples)
 
     def _features(self):
-        encoder, pooling = self.model.encoder, self.settings.pooling
-        return [extract_features(encoder.predict_on_batch, d, pooling) for d in self.evaluation]
+        predict, pooling = _predictor(self.model.encoder), self.settings.pooling
+        return [extract_features(predict, d, pooling) for d in self.evaluation]
 
     def _batches(self, step):
         settings = self.settings
@@ -392,9 +392,9 @@ class _Job:
 
     def _logits(self):
         """Return logits `(n, classes)` and labels `(n,)` of the held-out images."""
-        logits, labels = [], []
+        logits, labels, predict = [], [], _predictor(self.model)
         for images, batch_labels in self.evaluation[1]:
-            logits.append(np.asarray(self.model.predict_on_batch(images)))
+            logits.append(np.asarray(predict(images)))
             labels.append(np.asarray(batch_labels))
         return np.concatenate(logits), np.concatenate(labels)
 
@@ -461,6 +461,14 @@ class _Job:
                     callbacks=[log, *averaged, save],
                 )
                 step = save.step
+
+
+def _predictor(model):
+    """Return a function from images to the model's output.
+
+    Not `predict_on_batch`, which under a strategy gives each replica's output to the same images.
+    """
+    return tf.function(lambda images: model(images, training=False), reduce_retracing=True)
 
 
 def _digest(encoder):
