@@ -17,7 +17,7 @@ from keras_mae.export.calibration import (
     require,
 )
 from keras_mae.export.card import Written, check_new_directory
-from keras_mae.export.plain import plain_function
+from keras_mae.export.plain import function_of_weights
 
 # The newest that tf2onnx writes. In 17 it turns each mean over the width into a pooling operator,
 # and no layer normalisation is found.
@@ -124,10 +124,11 @@ def convert(model):
     """
     import tf2onnx
 
-    function = plain_function(model)
+    function, weights = function_of_weights(model)
     proto, _ = tf2onnx.convert.from_function(
         function, input_signature=function.input_signature, opset=OPSET
     )
+    _fill_in(proto.graph, weights)
     _restore_divisions(proto.graph)
     _keep_batch(proto.graph)
     used = {name for node in proto.graph.node for name in node.input}
@@ -135,6 +136,16 @@ def convert(model):
     del proto.graph.initializer[:]
     proto.graph.initializer.extend(kept)
     return proto
+
+
+def _fill_in(graph, weights):
+    """Turn the graph's inputs, but the images, into constants: `weights`, name to array."""
+    from onnx import numpy_helper
+
+    images = [value for value in graph.input if value.name not in weights]
+    del graph.input[:]
+    graph.input.extend(images)
+    graph.initializer.extend(numpy_helper.from_array(v, name) for name, v in weights.items())
 
 
 def _restore_divisions(graph):

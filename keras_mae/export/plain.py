@@ -33,8 +33,42 @@ def plain_function(model, batch_size=None):
     outputs = _Forward(encoder, weights, batch_size)
     if model is not encoder:
         outputs = _with_head(outputs, model, weights)
-    spec = tf.TensorSpec((batch_size, *encoder.image_size, encoder.channels), tf.float32, "images")
+    spec = _images_spec(encoder, batch_size)
     return tf.function(outputs, input_signature=[spec], autograph=False)
+
+
+def function_of_weights(model):
+    """Return the forward pass as a function of the images and the weights.
+
+    For converters that copy constants again and again: tf2onnx takes 20 GB for ViT-B/16's.
+
+    Args:
+        model: see `plain_function`.
+    Returns:
+        `(function, weights)`: a `tf.function` of `images`, `weight_0`, `weight_1`, ..., for batches
+        of any size, and a dict of float32 arrays, such as "weight_0", to call it with.
+    """
+    encoder, weights = getattr(model, "encoder", model), get_weights(model)
+    forward = outputs = _Forward(encoder, weights, None)
+    if model is not encoder:
+        outputs = _with_head(forward, model, weights)
+    # One run notes which arrays are used, in which order; the graph then takes them in that order.
+    forward.noted = []
+    outputs(tf.zeros((1, *encoder.image_size, encoder.channels)))
+    arrays = {f"weight_{i}": np.asarray(v, "float32") for i, v in enumerate(forward.noted)}
+
+    def function(images, *tensors):
+        forward.given = iter(tensors)
+        return outputs(images)
+
+    specs = [tf.TensorSpec(array.shape, tf.float32, name) for name, array in arrays.items()]
+    specs = [_images_spec(encoder, None), *specs]
+    return tf.function(function, input_signature=specs, autograph=False), arrays
+
+
+def _images_spec(encoder, batch_size):
+    shape = (batch_size, *encoder.image_size, encoder.channels)
+    return tf.TensorSpec(shape, tf.float32, "images")
 
 
 class _Forward:
@@ -43,6 +77,7 @@ class _Forward:
     def __init__(self, encoder, weights, batch_size):
         self.encoder, self.weights = encoder, weights
         self.batch = -1 if batch_size is None else batch_size
+        self.noted, self.given = [], None
 
     def __call__(self, images):
         # The scopes name what a quantizer's report speaks of.
@@ -56,6 +91,13 @@ class _Forward:
         pooled = tf.reduce_mean(tokens[:, 1:], axis=1)
         return {"tokens": tokens, "cls": tokens[:, 0], "pooled": pooled}
 
+    def tensor(self, value):
+        """Return an array as a constant, or what was given in its place."""
+        if self.given is not None:
+            return next(self.given)
+        self.noted.append(value)
+        return tf.constant(value)
+
     def embed(self, images):
         """Cut `(B, H, W, C)` into patches, project them, add class token and positions."""
         encoder = self.encoder
@@ -64,11 +106,11 @@ class _Forward:
         x = tf.transpose(x, (0, 1, 3, 2, 4))
         x = tf.reshape(x, (self.batch, rows * columns, p * q * channels))
         kernel, bias = normalising_projection(encoder, self.weights)
-        x = tf.matmul(x, tf.constant(kernel)) + tf.constant(bias)
+        x = tf.matmul(x, self.tensor(kernel)) + self.tensor(bias)
         table = self.weights["encoder.positions.table"].copy()
         table[0] += self.weights["encoder.class_token"][0, 0]
         # A token of zeros, to which the table adds the class token.
-        return tf.pad(x, ((0, 0), (1, 0), (0, 0))) + tf.constant(table[None])
+        return tf.pad(x, ((0, 0), (1, 0), (0, 0))) + self.tensor(table[None])
 
     def block(self, x, name):
         # The new branch comes first in the sum: that is where a search for attention begins.
@@ -84,7 +126,7 @@ class _Forward:
         kernels = np.split(self.weights[f"{name}.query_key_value.kernel"], 3, axis=1)
         biases = np.split(self.weights[f"{name}.query_key_value.bias"], 3)
         query, key, value = (
-            self.heads(tf.matmul(x, tf.constant(kernel)) + tf.constant(bias))
+            self.heads(tf.matmul(x, self.tensor(kernel)) + self.tensor(bias))
             for kernel, bias in zip(kernels, biases, strict=True)
         )
         scores = tf.matmul(query, tf.transpose(key, (0, 1, 3, 2)))
@@ -102,7 +144,7 @@ class _Forward:
 
     def linear(self, x, name):
         kernel, bias = self.weights[f"{name}.kernel"], self.weights[f"{name}.bias"]
-        return tf.matmul(x, tf.constant(kernel)) + tf.constant(bias)
+        return tf.matmul(x, self.tensor(kernel)) + self.tensor(bias)
 
     def norm(self, x, name):
         with tf.name_scope("norm"):
@@ -113,7 +155,7 @@ class _Forward:
         variance = tf.reduce_mean(tf.pow(centred, 2.0), axis=-1, keepdims=True)
         scaled = centred / tf.sqrt(variance + self.encoder.norm_epsilon)
         gamma, beta = self.weights[f"{name}.gamma"], self.weights[f"{name}.beta"]
-        return scaled * tf.constant(gamma) + tf.constant(beta)
+        return scaled * self.tensor(gamma) + self.tensor(beta)
 
 
 def _with_head(forward, classifier, weights):
@@ -129,10 +171,10 @@ def _with_head(forward, classifier, weights):
         found = forward(images)
         pooled = found["cls"] if classifier.pooling == "token" else found["pooled"]
         if classifier.head_norm == "batch":
-            pooled = (pooled - tf.constant(mean)) * tf.constant(scale)
+            pooled = (pooled - forward.tensor(mean)) * forward.tensor(scale)
         elif classifier.head_norm == "layer":
             pooled = forward.norm(pooled, "feature_norm")
-        logits = tf.matmul(pooled, tf.constant(kernel)) + tf.constant(bias)
+        logits = tf.matmul(pooled, forward.tensor(kernel)) + forward.tensor(bias)
         found.update(pooled=pooled, logits=logits, probabilities=tf.nn.softmax(logits))
         return found
 

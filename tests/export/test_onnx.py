@@ -127,8 +127,8 @@ def test_a_classifier(trained, tmp_path):
 
 
 def test_wrong_numbers_leave_nothing(trained, tmp_path, monkeypatch):
-    right = exporter.plain_function
-    monkeypatch.setattr(exporter, "plain_function", lambda _: right(encoder()))
+    right = exporter.function_of_weights
+    monkeypatch.setattr(exporter, "function_of_weights", lambda _: right(encoder()))
     with pytest.raises(ExportError, match="does not give the model's numbers"):
         export(trained, tmp_path)
     assert not list(tmp_path.iterdir())
