@@ -62,8 +62,7 @@ def test_mixing_keeps_labels_distributions_and_uses_both_kinds(digits):
     assert ((labels > 0).sum(1) <= 2).all() and ((labels > 0).sum(1) == 2).any()
 
 
-def test_every_draw_has_numbers_of_its_own(digits):
-    """Turning one augmentation on leaves the numbers of the others as they were."""
+def test_erasing_leaves_the_rest_of_each_image_as_it_was(digits):
     plain, erased = batches(digits, 1), batches(digits, 1, erasing=1.0)
     kept = plain[0][0] == erased[0][0]
     share = 1 - kept.mean(axis=(1, 2, 3))

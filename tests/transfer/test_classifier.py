@@ -90,6 +90,23 @@ def test_a_frozen_encoder_runs_without_drop_path(encoder):
     assert np.abs(model.encoder(IMAGES, training=True) - model.encoder(IMAGES)).max() > 0.1
 
 
+def test_drop_path_is_seeded_and_goes_on_where_it_was_saved(encoder, tmp_path):
+    def dropping(seed):
+        model = ViTClassifier(encoder, 3, drop_path=0.9, seed=seed)
+        model.head.kernel.assign(np.ones((16, 3)))
+        return model
+
+    model = dropping(1)
+    first = np.asarray(model(IMAGES, training=True))
+    np.testing.assert_array_equal(dropping(1)(IMAGES, training=True), first)
+    assert not np.array_equal(dropping(2)(IMAGES, training=True), first)
+    model.save(tmp_path / "model.keras")
+    loaded = keras.saving.load_model(tmp_path / "model.keras")
+    second = np.asarray(model(IMAGES, training=True))
+    assert not np.array_equal(first, second)
+    np.testing.assert_array_equal(loaded(IMAGES, training=True), second)
+
+
 def test_positions_follow_the_image_size(encoder):
     model = ViTClassifier(encoder, 3, image_size=(8, 24))
     assert model.encoder.grid_size == (2, 6)
