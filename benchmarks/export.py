@@ -39,7 +39,7 @@ ROWS = {
     "LiteRT full_int8": ("litert", {"quantize": "full_int8"}),
     "LiteRT int16x8": ("litert", {"quantize": "int16x8"}),
     "ONNX float32": ("onnx", {}),
-    "ONNX float32, fused": ("onnx", {"fuse": True}),
+    "ONNX float32 fused": ("onnx", {"fuse": True}),
     "ONNX dynamic_int8": ("onnx", {"quantize": "dynamic_int8"}),
     "ONNX int8": ("onnx", {"quantize": "int8"}),
 }
