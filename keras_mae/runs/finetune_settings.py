@@ -99,7 +99,7 @@ RECIPES = {
     },
     # Ours, for some thousands of small images and models; docs/recipes.md has the results.
     "small": {
-        "full": FinetuneRecipe(layer_decay=0.75, **_SMALL),
+        "full": FinetuneRecipe(layer_decay=0.75, **{**_SMALL, "base_learning_rate": 8e-3}),
         "partial": FinetuneRecipe(**_SMALL),
         "scratch": FinetuneRecipe(**_SMALL),
         "linear": FinetuneRecipe(
