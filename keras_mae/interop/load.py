@@ -181,8 +181,9 @@ def _heads(kind, config):
 def _build(kind, config):
     if kind != "classifier":
         return KINDS[kind](**{k: v for k, v in config.items() if k in _known(kind)})
-    encoder_config = {k: v for k, v in config.items() if k in _known("encoder")}
-    # The name is the classifier's.
+    known = _known("encoder")
+    # None is the classifier's word for the encoder's own, and the name is the classifier's.
+    encoder_config = {k: v for k, v in config.items() if k in known and v is not None}
     encoder_config.pop("name", None)
     encoder = KINDS["encoder"](**{**encoder_config, "name": "encoder"})
     head_config = {k: v for k, v in config.items() if k in _known("classifier")}
