@@ -91,7 +91,8 @@ FLAGS = {
         flags.DEFINE_float("checkpoint_minutes", 10.0, "Minutes between two checkpoints."),
         flags.DEFINE_integer("keep", 2, "How many checkpoints are kept."),
         flags.DEFINE_bool("tensorboard", False, "Curves in OUTPUT_DIR/tensorboard, too."),
-        flags.DEFINE_integer("probe_images", 10_000, "Images, at most, for the table at the end."),
+        flags.DEFINE_bool("probe", True, "Of labelled images, print accuracies at the end."),
+        flags.DEFINE_integer("probe_images", 10_000, "Images, at most, for losses and table."),
     )
 }
 

@@ -59,8 +59,8 @@ def pretrain(settings):
     Args:
         settings: a `PretrainSettings`.
     Returns:
-        dict, as in `results.json`: held-out losses and, for a labelled data set, the accuracies of
-        `compare_features`.
+        dict, as in `results.json`: held-out losses and, for a labelled data set with
+        `settings.probe`, the accuracies of `compare_features`.
     Raises:
         ValueError: for a setting that does not fit, before any training.
         NonFiniteLossError: if the loss becomes NaN; the files of the last good epoch are kept.
@@ -194,7 +194,7 @@ def _train_and_evaluate(model, train, heldout, directory, settings, workers, ski
     """
     pixels = {"image_size": model.image_size, "mean": model.mean, "std": model.std}
     pixels["on_skip"] = skips
-    labelled = train.num_classes is not None and train.num_classes > 1
+    labelled = settings.probe and train.num_classes is not None and train.num_classes > 1
     train_probe, heldout_probe = (
         _at_most(part, settings.probe_images) for part in (train, heldout)
     )

@@ -116,8 +116,7 @@ class JobMaker:
         config = self._config(trial, str(changes))
 
         def work(directory):
-            results = pretrain(dataclasses.replace(trial, output_dir=str(directory)))
-            return {name: value for name, value in results.items() if name != "accuracy"}
+            return pretrain(dataclasses.replace(trial, output_dir=str(directory), probe=False))
 
         changed = "".join(f", {name}={value_text(value)}" for name, value in changes.items())
         known = {**trial.fixed(), **self.data}

@@ -15,6 +15,7 @@ FREE = {
     "checkpoint_steps",
     "checkpoint_minutes",
     "keep",
+    "probe",
     "probe_images",
     "max_bad_fraction",
     "tensorboard",
@@ -82,6 +83,7 @@ class PretrainSettings:
     checkpoint_steps: int | None = None
     checkpoint_minutes: float | None = 10.0
     keep: int = 2
+    probe: bool = True
     probe_images: int = 10_000
     strategy: str = "auto"
     logical_devices: int | None = None

@@ -53,6 +53,7 @@ def test_cut_between_and_within_epochs(tmp_path, cut_after):
         pretrain(
             PretrainSettings(
                 dataset="photos",
+                probe_images=50,
                 steps=24,  # two epochs of 12
                 batch_size=64,
                 jit=False,

@@ -79,6 +79,7 @@ def test_the_same_seed_gives_the_same_weights_and_another_does_not(tmp_path):
         directory = tmp_path / name
         settings = PretrainSettings(
             dataset="photos",
+            probe_images=50,
             steps=2,
             batch_size=8,
             jit=False,
@@ -100,6 +101,7 @@ def test_the_same_seed_gives_the_same_weights_and_another_does_not(tmp_path):
 def test_a_loss_of_nan_stops_the_run_and_keeps_what_was_good(tmp_path):
     settings = PretrainSettings(
         dataset="photos",
+        probe_images=50,
         steps=20,
         batch_size=8,
         base_learning_rate=1e30,

@@ -19,7 +19,8 @@ def run(replicas, monkeypatch):
     monkeypatch.setattr(runs, "make_strategy", lambda *_: replicas)
 
     def pretrain(directory, **settings):
-        settings = {"steps": 8, "batch_size": 16, "jit": False, "decoder_num_layers": 1, **settings}
+        defaults = {"steps": 8, "batch_size": 16, "jit": False, "decoder_num_layers": 1}
+        settings = {**defaults, "probe_images": 50, **settings}
         return runs.pretrain(PretrainSettings(output_dir=str(directory), **settings))
 
     return pretrain

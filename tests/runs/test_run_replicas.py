@@ -18,6 +18,7 @@ SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "pretrain.py"
 def run(directory, *flags):
     """Pre-train three steps; return the weights and the lines of the log."""
     command = [sys.executable, str(SCRIPT), "--dataset=photos", "--steps=3", "--batch_size=8"]
+    command += ["--probe_images=50"]
     done = subprocess.run(
         [*command, "--nojit", f"--output_dir={directory}", *flags], capture_output=True, text=True
     )

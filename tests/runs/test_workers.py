@@ -82,6 +82,7 @@ def test_two_workers_train_as_one_device_with_the_same_global_batch(tmp_path):
 def test_one_worker_is_killed_the_other_says_so_and_both_go_on_to_the_end(tmp_path):
     run = tmp_path / "run"
     flags = ["--dataset=photos", "--batch_size=8", "--nojit", "--decoder_num_layers=1"]
+    flags += ["--probe_images=50"]
     flags += ["--strategy=multi_worker", "--steps=12", "--checkpoint_steps=4"]
     command = [SCRIPT, f"--output_dir={run}", *flags]
     first = run / "checkpoints" / "step_00000004.npz"

@@ -25,7 +25,9 @@ def trained(tmp_path_factory):
     """The output directory of a run of three steps on colour photographs in bfloat16."""
     directory = tmp_path_factory.mktemp("photos")
     flags = directory / "flags.txt"
-    flags.write_text("--dataset=photos\n--steps=3\n--batch_size=8\n--precision=bfloat16\n")
+    flags.write_text(
+        "--dataset=photos\n--steps=3\n--batch_size=8\n--precision=bfloat16\n--probe_images=50"
+    )
     done = run("pretrain.py", f"--flagfile={flags}", "--nojit", f"--output_dir={directory}/out")
     assert done.returncode == 0, done.stderr
     assert "Loss on held-out images" in done.stdout
