@@ -1,5 +1,6 @@
 """An encoder of digits whose every weight matters: none is zero or one, as after training."""
 
+import keras
 import numpy as np
 
 from keras_mae import ViTEncoder
@@ -28,6 +29,7 @@ def shake(model, seed=0):
 
 def encoder(**changes):
     """Return a small encoder of 28 x 28 x 1 images; `changes` are arguments of `ViTEncoder`."""
+    keras.utils.set_random_seed(0)  # fixtures of a module are made before a test sets it
     return shake(ViTEncoder(**{**SIZES, **changes}))
 
 
