@@ -127,8 +127,8 @@ def test_a_layer_of_it_trains(path, model):
     # A loaded variable's name ends in ":0", which only variables made outside a graph may have.
     classifier.optimizer.build(classifier.trainable_variables)
     images = card.normalize(model, digits(20).astype("float32"))
-    history = classifier.fit(images, np.arange(20) % 10, epochs=16, verbose=0).history["loss"]
-    assert history[-1] < 0.8 * history[0]
+    history = classifier.fit(images, np.arange(20) % 10, epochs=8, verbose=0).history["loss"]
+    assert history[-1] < 0.7 * history[0]
     for weight, value in zip(layer.trainable_weights, before, strict=True):
         assert np.any(value != np.asarray(weight)), weight.name
 

@@ -178,10 +178,12 @@ def test_the_same_weights_give_the_same_probe_whatever_they_come_from(
             f"probe_{len(found)}",
             encoder=str(source),
             protocol="linear",
-            steps=120,
+            train_examples=200,
+            batch_size=50,
+            steps=300,
             base_learning_rate=60.0,
         )["top1"]
-    assert found[path] > 0.15  # chance is .1
+    assert found[path] > 0.25
     for name, accuracy in found.items():
         assert accuracy == pytest.approx(found[path], abs=0.0021), name  # rounding may turn a digit
 
