@@ -214,13 +214,13 @@ def _declare_torchvision_operators():
     One made for GPUs does not load its operators beside a torch made for CPUs, and then cannot be
     imported unless these two, which nothing here calls, are known.
     """
-    import torch
+    from torch import library
 
-    library = torch.library.Library("torchvision", "FRAGMENT")
+    operators = library.Library("torchvision", "FRAGMENT")
     with contextlib.suppress(RuntimeError):  # known already
         for operator in ("nms", "qnms"):
-            library.define(f"{operator}(Tensor dets, Tensor scores, float threshold) -> Tensor")
-    return library  # they are forgotten with it
+            operators.define(f"{operator}(Tensor dets, Tensor scores, float threshold) -> Tensor")
+    return operators  # they are forgotten with it
 
 
 def _transformers(name, images):

@@ -33,7 +33,6 @@ BOUNDS = {
     ("litert", "float32"): {"difference": 1e-4},
     ("onnx", "float32"): {"difference": 1e-4},
     ("litert", "float16"): {"difference": 1e-2},
-    ("onnx", "float16"): {"difference": 1e-2},
     ("litert", "int8"): {"min_cosine": 0.99},
     ("onnx", "int8"): {"min_cosine": 0.99},
 }
