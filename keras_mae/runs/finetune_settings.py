@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from keras_mae.runs.settings import PRECISIONS, RESUME
+from keras_mae.runs.settings import PRECISIONS, RESUME, RunSettings
 from keras_mae.training import scaled_learning_rate, steps_of, warmup_cosine
 from keras_mae.transfer.classifier import POOLINGS
 
@@ -117,7 +117,7 @@ _OF_RECIPE = [f.name for f in dataclasses.fields(FinetuneRecipe) if f.name != "l
 
 
 @dataclasses.dataclass
-class FinetuneSettings:
+class FinetuneSettings(RunSettings):
     """All that fixes a fine-tuning run; each field is a flag of `scripts/finetune.py`.
 
     None stands for the default of the protocol's recipe.
@@ -163,6 +163,8 @@ class FinetuneSettings:
         dry_run: bool. Print each variable's learning rate and decay, and train nothing.
     """
 
+    _free = FREE
+
     encoder: str | None = None
     dataset: str = "mnist5k"
     protocol: str = "full"
@@ -207,11 +209,7 @@ class FinetuneSettings:
     dry_run: bool = False
 
     def __post_init__(self):
-        if self.epochs is not None and self.steps is not None:
-            raise ValueError(
-                "`epochs` or `steps` must be given, not both. "
-                f"Received: epochs={self.epochs}, steps={self.steps}"
-            )
+        self._check_length()
         for name, allowed in (
             ("protocol", PROTOCOLS),
             ("recipe", (None, *RECIPES)),
@@ -309,14 +307,6 @@ class FinetuneSettings:
             values["epochs"] = None
         given = {name: getattr(self, name) for name in values if getattr(self, name) is not None}
         return dataclasses.replace(self, recipe=name, **{**values, **given})
-
-    def fixed(self):
-        """Return the settings that fix the numbers of the run, as a dict."""
-        return {k: v for k, v in dataclasses.asdict(self).items() if k not in FREE}
-
-    def total_steps(self, num_examples):
-        """Return the length of the run in steps, for `num_examples` training images."""
-        return self.steps or steps_of(self.epochs, num_examples, self.batch_size)
 
     def learning_rate(self, num_examples):
         """Return the learning-rate schedule: warm-up and cosine over the whole run."""

@@ -51,12 +51,35 @@ RECIPES = {
 }
 
 
+class RunSettings:
+    """What the settings of all runs share; they have `epochs`, `steps` and `batch_size`."""
+
+    _free = frozenset()  # names of the settings that change no number of the run
+
+    def _check_length(self):
+        if self.epochs is not None and self.steps is not None:
+            raise ValueError(
+                "`epochs` or `steps` must be given, not both. "
+                f"Received: epochs={self.epochs}, steps={self.steps}"
+            )
+
+    def fixed(self):
+        """Return the settings that fix the numbers of the run, as a dict."""
+        return {k: v for k, v in dataclasses.asdict(self).items() if k not in self._free}
+
+    def total_steps(self, num_examples):
+        """Return the length of the run in steps, for a training set of `num_examples` images."""
+        return self.steps or steps_of(self.epochs, num_examples, self.batch_size)
+
+
 @dataclasses.dataclass
-class PretrainSettings:
+class PretrainSettings(RunSettings):
     """All that fixes a pre-training run; each field is a flag of `scripts/pretrain.py`.
 
     None stands for the default of the preset's recipe, or of the preset.
     """
+
+    _free = FREE
 
     dataset: str = "mnist5k"
     preset: str = "mae_vit_mini_patch4"
@@ -94,11 +117,7 @@ class PretrainSettings:
     max_bad_fraction: float = 0.1
 
     def __post_init__(self):
-        if self.epochs is not None and self.steps is not None:
-            raise ValueError(
-                "`epochs` or `steps` must be given, not both. "
-                f"Received: epochs={self.epochs}, steps={self.steps}"
-            )
+        self._check_length()
         for name, allowed in (("precision", PRECISIONS), ("resume", RESUME)):
             if getattr(self, name) not in allowed:
                 raise ValueError(
@@ -133,14 +152,6 @@ class PretrainSettings:
         if self.output_dir is None:
             name = "".join(c if c.isalnum() else "_" for c in self.dataset).strip("_")
             self.output_dir = f"saved_models/mae_{name}"
-
-    def fixed(self):
-        """Return the settings that fix the numbers of the run, as a dict."""
-        return {k: v for k, v in dataclasses.asdict(self).items() if k not in FREE}
-
-    def total_steps(self, num_examples):
-        """Return the length of the run in steps, for a training set of `num_examples` images."""
-        return self.steps or steps_of(self.epochs, num_examples, self.batch_size)
 
     def learning_rate(self, num_examples):
         """Return the learning-rate schedule: warm-up and cosine over the whole run."""
