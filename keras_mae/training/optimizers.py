@@ -72,13 +72,39 @@ class AdamW(keras.optimizers.AdamW):
             decay = ops.cast(self.weight_decay, dtype)
             self.assign_sub(variable, variable * decay * learning_rate)
         step = ops.cast(self.iterations + 1, dtype)
-        mean_correction = 1 - ops.power(ops.cast(self.beta_1, dtype), step)
-        square_correction = 1 - ops.power(ops.cast(self.beta_2, dtype), step)
-        mean, square = self._momentums[index], self._velocities[index]
+        powers = [ops.power(ops.cast(beta, dtype), step) for beta in (self.beta_1, self.beta_2)]
+        state = variable, self._momentums[index], self._velocities[index]
+        if keras.backend.backend() == "tensorflow":
+            # Keras hands in TensorFlow's own variables here, and tensors where it has no state.
+            values = [v.value if isinstance(v, keras.Variable) else v for v in state]
+            if all(hasattr(value, "handle") for value in values):
+                return self._fused_update(gradient, *values, learning_rate, *powers)
+        self._update(gradient, *state, learning_rate, *powers)
+
+    def _update(self, gradient, variable, mean, square, learning_rate, power_1, power_2):
         self.assign_add(mean, (gradient - mean) * (1 - self.beta_1))
         self.assign_add(square, (ops.square(gradient) - square) * (1 - self.beta_2))
-        divisor = ops.sqrt(square) / ops.sqrt(square_correction) + self.epsilon
-        self.assign_sub(variable, learning_rate / mean_correction * mean / divisor)
+        divisor = ops.sqrt(square) / ops.sqrt(1 - power_2) + self.epsilon
+        self.assign_sub(variable, learning_rate / (1 - power_1) * mean / divisor)
+
+    def _fused_update(self, gradient, variable, mean, square, learning_rate, power_1, power_2):
+        """Do as `_update` in one TensorFlow operation, which goes over memory a third as often."""
+        import tensorflow as tf
+
+        dtype = variable.dtype
+        tf.raw_ops.ResourceApplyAdam(
+            var=variable.handle,
+            m=mean.handle,
+            v=square.handle,
+            beta1_power=power_1,
+            beta2_power=power_2,
+            lr=learning_rate,
+            beta1=ops.cast(self.beta_1, dtype),
+            beta2=ops.cast(self.beta_2, dtype),
+            # It adds epsilon before it corrects the moments for their bias.
+            epsilon=ops.cast(self.epsilon, dtype) * ops.sqrt(1 - power_2),
+            grad=gradient,
+        )
 
     def _apply_weight_decay(self, variables):
         """Nothing: `update_step` decays, at each variable's own rate."""

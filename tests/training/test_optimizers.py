@@ -1,9 +1,11 @@
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 import keras_mae
 from keras_mae.training import LARS, make_adamw, undecayed_variables
+from keras_mae.training.optimizers import AdamW
 
 
 @pytest.fixture
@@ -70,6 +72,31 @@ def test_adamw_first_step_by_hand():
     optimizer.apply([np.array([[3.0]], "float32")], [dense.kernel])
     # Bias-corrected moments of the first step are g and g^2: a step of lr * sign(g), after decay.
     assert float(dense.kernel[0, 0]) == pytest.approx(2.0 * (1 - 0.005) - 0.1, abs=1e-6)
+
+
+@pytest.mark.parametrize("fused", [True, False])
+def test_adamw_steps_by_hand(fused, monkeypatch):
+    """Five steps in NumPy, by Kingma and Ba's algorithm 1, with decay and a scale of the rate."""
+    rng = np.random.default_rng(0)
+    start, gradients = rng.normal(size=(3, 4)), 1e-3 * rng.normal(size=(5, 3, 4))
+    weight, mean, square = start.copy(), 0, 0
+    for step, gradient in enumerate(gradients, start=1):
+        weight -= 0.05 * 0.1 * weight
+        mean = 0.9 * mean + 0.1 * gradient
+        square = 0.95 * square + 0.05 * gradient**2
+        corrected = np.sqrt(square / (1 - 0.95**step))
+        # An epsilon as large as the gradients: where it is added shows.
+        weight -= 0.05 * mean / (1 - 0.9**step) / (corrected + 1e-3)
+
+    if not fused:  # as on other backends
+        monkeypatch.setattr(keras.backend, "backend", lambda: "another")
+        monkeypatch.delattr(AdamW, "_fused_update")
+    variable = keras.Variable(start)
+    optimizer = AdamW(0.1, weight_decay=0.1, beta_2=0.95, epsilon=1e-3, rate_scales=[0.5])
+    optimizer.build([variable])
+    for gradient in gradients:
+        optimizer.apply([tf.constant(gradient, "float32")], [variable])
+    np.testing.assert_allclose(variable, weight, rtol=1e-5)
 
 
 def test_lars_by_hand():
