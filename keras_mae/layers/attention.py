@@ -4,6 +4,7 @@ import keras
 from keras import ops
 
 from keras_mae.layers.arguments import check_positive_int
+from keras_mae.layers.training_kernels import attend
 
 
 @keras.saving.register_keras_serializable(package="keras_mae")
@@ -68,8 +69,8 @@ class Attention(keras.layers.Layer):
     def _heads(self, x, count):
         """Split `(B, T, count * D)` into `count` tensors of `(B, heads, T, head_dim)`."""
         x = ops.reshape(x, (-1, ops.shape(x)[1], count, self.num_heads, self.head_dim))
-        x = ops.transpose(x, (2, 0, 3, 1, 4))
-        return [x[i] for i in range(count)]
+        # Unstacked, not indexed: the gradient of an index is a tensor of zeros around it.
+        return ops.unstack(ops.transpose(x, (2, 0, 3, 1, 4)), count)
 
     def call(self, x, context=None, attention_mask=None, first_query=0):
         self._check_context(None if context is None else context.shape)
@@ -82,12 +83,8 @@ class Attention(keras.layers.Layer):
             query = query[:, :, first_query:]
             if attention_mask is not None:
                 attention_mask = attention_mask[..., first_query:, :]
-        query = query * ops.cast(self.head_dim**-0.5, query.dtype)
-        scores = ops.cast(ops.matmul(query, ops.transpose(key, (0, 1, 3, 2))), "float32")
-        if attention_mask is not None:
-            scores = ops.where(attention_mask, scores, ops.cast(-1e30, "float32"))
-        weights = ops.cast(ops.softmax(scores, axis=-1), value.dtype)
-        x = ops.transpose(ops.matmul(weights, value), (0, 2, 1, 3))
+        x = attend(query, key, value, attention_mask)
+        x = ops.transpose(x, (0, 2, 1, 3))
         x = ops.reshape(x, (-1, ops.shape(x)[1], self.num_heads * self.head_dim))
         return self.output_projection(x)
 

@@ -1,26 +1,30 @@
 """The pre-norm transformer block, its MLP, and drop path."""
 
-import math
-
 import keras
 from keras import ops
 
 from keras_mae.layers.arguments import check_positive_int, check_rate
 from keras_mae.layers.attention import Attention
 from keras_mae.layers.randomness import global_uniform
+from keras_mae.layers.training_kernels import gelu, in_use, layer_normalization, training_kernels
 
 _STATE_KEY = "seed_generator_state"
 
 
-def gelu(x):
-    """Exact GELU, `x * Phi(x)`, by `erf`: `ops.gelu` lowers to `erfc`, which ONNX does not have."""
-    half, root = ops.cast(0.5, x.dtype), ops.cast(math.sqrt(0.5), x.dtype)
-    return half * x * (1 + ops.erf(x * root))
+class LayerNormalization(keras.layers.LayerNormalization):
+    """Keras's, of the last axis, with a gradient of its own in training.
+
+    The name has to be Keras's: files of models are by the names of classes.
+    """
+
+    def call(self, inputs):
+        x = layer_normalization(inputs, self.gamma, self.beta, self.epsilon)
+        return ops.cast(x, self.compute_dtype)
 
 
 def layer_norm(name, dtype, epsilon=1e-6):
     """Return the model's layer normalisation: moments in float32, the reference's epsilon."""
-    return keras.layers.LayerNormalization(epsilon=epsilon, name=name, dtype=dtype)
+    return LayerNormalization(epsilon=epsilon, name=name, dtype=dtype)
 
 
 @keras.saving.register_keras_serializable(package="keras_mae")
@@ -168,17 +172,20 @@ class TransformerBlock(keras.layers.Layer):
         self.mlp.build(x_shape)
 
     def call(self, x, context=None, attention_mask=None, first_query=0, training=False):
+        by_hand = in_use()  # also when it is computed again, after the caller's context is left
+
         def transform(x, *context):
-            y = self.attention(
-                self.attention_norm(x),
-                *context,
-                attention_mask=attention_mask,
-                first_query=first_query,
-            )
-            x = x[:, first_query:] if first_query else x
-            x = x + self.attention_drop(y, training=training)
-            y = self.mlp(self.mlp_norm(x))
-            return x + self.mlp_drop(y, training=training)
+            with training_kernels(by_hand):
+                y = self.attention(
+                    self.attention_norm(x),
+                    *context,
+                    attention_mask=attention_mask,
+                    first_query=first_query,
+                )
+                x = x[:, first_query:] if first_query else x
+                x = x + self.attention_drop(y, training=training)
+                y = self.mlp(self.mlp_norm(x))
+                return x + self.mlp_drop(y, training=training)
 
         tensors = (x,) if context is None else (x, context)
         return (keras.remat(transform) if self.recompute else transform)(*tensors)

@@ -12,6 +12,7 @@ from keras_mae.layers.masking import MaskRatioSchedule, PatchMasking, keep_lowes
 from keras_mae.layers.masking import num_kept as count_kept
 from keras_mae.layers.patches import gather_tokens, patchify, unpatchify
 from keras_mae.layers.randomness import fixed_uniform, global_uniform
+from keras_mae.layers.training_kernels import training_kernels
 from keras_mae.models.accumulation import mean_over_parts
 from keras_mae.models.decoder import MAEDecoder
 from keras_mae.models.encoder import ViTEncoder, check_images
@@ -263,7 +264,7 @@ class MaskedAutoencoder(MaskedTrainer):
             num_queries = max(1, round(num_hidden * self.prediction_ratio))
             chosen, _ = keep_lowest(query_noise[:, :num_hidden], num_queries)
             query_ids = ops.take_along_axis(query_ids, chosen, axis=1)
-        with self._recomputing(training):
+        with self._recomputing(training), training_kernels(training):
             latent = self.encoder(images, keep_ids=keep_ids, training=training)
             prediction = self.decoder(latent, keep_ids, query_ids)
         weights = None if weights is None else ops.expand_dims(weights, axis=-1)

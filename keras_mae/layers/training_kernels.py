@@ -1,0 +1,200 @@
+"""The pointwise parts of a block as they are trained: gradients written by hand.
+
+Automatic differentiation keeps every intermediate tensor, and on CPUs TensorFlow goes over memory
+once for each operation: together these took as long as the matrix products. Here a part keeps its
+inputs only, works the rest out again for its gradient, and is one loop that XLA compiles, whether
+or not the step around it is compiled. The numbers are those of the plain formulas, but for
+rounding.
+
+They are used within `training_kernels()` only: what is evaluated, traced or exported elsewhere is
+plain operations.
+"""
+
+import contextlib
+import functools
+import math
+import threading
+
+import keras
+from keras import ops
+
+_state = threading.local()  # the replicas of a strategy run in threads of their own
+
+
+@contextlib.contextmanager
+def training_kernels(active=True):
+    """Let the functions below use gradients written by hand, for what is called inside."""
+    before = in_use()
+    _state.active = active
+    try:
+        yield
+    finally:
+        _state.active = before
+
+
+def in_use():
+    """Return whether this is inside `training_kernels()`."""
+    return getattr(_state, "active", False)
+
+
+def gelu(x):
+    """Exact GELU, `x * Phi(x)`, by `erf`: `ops.gelu` lowers to `erfc`, which ONNX does not have.
+
+    Args:
+        x: float, any shape.
+    Returns:
+        float, as `x`.
+    """
+    return _gelu_by_hand(x) if in_use() else _gelu(x)
+
+
+def layer_normalization(x, gamma, beta, epsilon):
+    """Normalise the last axis; moments in float32.
+
+    Args:
+        x: float `(..., D)`.
+        gamma, beta: float `(D,)`.
+        epsilon: float. Added to the variance.
+    Returns:
+        float, as `x`.
+    """
+    if in_use():
+        # Reshaped, they are tensors: TensorFlow wants gradients by hand to be of no variables.
+        gamma, beta = ops.reshape(gamma, (-1,)), ops.reshape(beta, (-1,))
+        return _layer_normalization_by_hand(epsilon)(x, gamma, beta)
+    return ops.cast(ops.layer_normalization(x, gamma, beta, -1, epsilon), x.dtype)
+
+
+def attend(query, key, value, attention_mask=None):
+    """Scaled dot-product attention; softmax in float32.
+
+    Args:
+        query: float `(B, heads, T, d)`.
+        key, value: float `(B, heads, S, d)`.
+        attention_mask: bool, broadcastable to `(B, heads, T, S)`; true where attention is allowed.
+    Returns:
+        float `(B, heads, T, d)`.
+    """
+    query = query * ops.cast(query.shape[-1] ** -0.5, query.dtype)
+    if in_use():
+        return _attend_by_hand(attention_mask)(query, key, value)
+    return ops.matmul(_attention_weights(query, key, attention_mask), value)
+
+
+def _compiled(function):
+    """Let XLA compile a pointwise function to one loop, on TensorFlow; others do so by themselves.
+
+    Shapes and dtypes are the key of what has been compiled: `tf.function` itself would warn that it
+    is traced often, as it is where many models are made.
+    """
+    if keras.backend.backend() != "tensorflow":
+        return function
+
+    @functools.cache
+    def traced(*signature):
+        import tensorflow as tf
+
+        specs = [tf.TensorSpec(shape, dtype) for shape, dtype in signature]
+        with tf.init_scope():
+            compiled = tf.function(function, jit_compile=True, autograph=False)
+            return compiled.get_concrete_function(*specs)
+
+    @functools.wraps(function)
+    def call(*tensors):
+        tensors = [ops.convert_to_tensor(tensor) for tensor in tensors]
+        return traced(*((tuple(t.shape), t.dtype) for t in tensors))(*tensors)
+
+    return call
+
+
+def _gelu(x):
+    half, root = ops.cast(0.5, x.dtype), ops.cast(math.sqrt(0.5), x.dtype)
+    return half * x * (1 + ops.erf(x * root))
+
+
+@_compiled
+def _gelu_forward(x):
+    return ops.cast(_gelu(ops.cast(x, "float32")), x.dtype)
+
+
+@_compiled
+def _gelu_gradient(x, upstream):
+    x32, upstream32 = ops.cast(x, "float32"), ops.cast(upstream, "float32")
+    cumulative = 0.5 * (1 + ops.erf(x32 * math.sqrt(0.5)))
+    density = ops.exp(-0.5 * x32 * x32) * (2 * math.pi) ** -0.5
+    return ops.cast(upstream32 * (cumulative + x32 * density), x.dtype)
+
+
+@ops.custom_gradient
+def _gelu_by_hand(x):
+    def gradient(*upstream):
+        return _gelu_gradient(x, upstream[0])
+
+    return _gelu_forward(x), gradient
+
+
+@functools.cache
+def _layer_normalization_by_hand(epsilon):
+    def normalised(x):
+        x = ops.cast(x, "float32")
+        centred = x - ops.mean(x, axis=-1, keepdims=True)
+        variance = ops.mean(ops.square(centred), axis=-1, keepdims=True)
+        inverse = ops.rsqrt(variance + epsilon)
+        return centred * inverse, inverse
+
+    @_compiled
+    def forward(x, gamma, beta):
+        y, _ = normalised(x)
+        return ops.cast(y * ops.cast(gamma, "float32") + ops.cast(beta, "float32"), x.dtype)
+
+    @_compiled
+    def gradients(x, gamma, upstream):
+        y, inverse = normalised(x)
+        upstream = ops.cast(upstream, "float32")
+        rows = tuple(range(len(upstream.shape) - 1))
+        scaled = upstream * ops.cast(gamma, "float32")
+        along = ops.mean(scaled * y, axis=-1, keepdims=True)
+        dx = inverse * (scaled - ops.mean(scaled, axis=-1, keepdims=True) - y * along)
+        dgamma, dbeta = ops.sum(upstream * y, axis=rows), ops.sum(upstream, axis=rows)
+        return ops.cast(dx, x.dtype), ops.cast(dgamma, gamma.dtype), ops.cast(dbeta, gamma.dtype)
+
+    @ops.custom_gradient
+    def by_hand(x, gamma, beta):
+        def gradient(*upstream):
+            return gradients(x, gamma, upstream[0])
+
+        return forward(x, gamma, beta), gradient
+
+    return by_hand
+
+
+def _attention_weights(query, key, attention_mask):
+    scores = ops.cast(ops.matmul(query, ops.transpose(key, (0, 1, 3, 2))), "float32")
+    if attention_mask is not None:
+        scores = ops.where(attention_mask, scores, ops.cast(-1e30, "float32"))
+    return ops.cast(ops.softmax(scores, axis=-1), key.dtype)
+
+
+@_compiled
+def _softmax_gradient(weights, upstream):
+    weights32, upstream = ops.cast(weights, "float32"), ops.cast(upstream, "float32")
+    along = ops.sum(weights32 * upstream, axis=-1, keepdims=True)
+    return ops.cast(weights32 * (upstream - along), weights.dtype)
+
+
+def _attend_by_hand(attention_mask):
+    @ops.custom_gradient
+    def by_hand(query, key, value):
+        def gradient(*upstream):
+            (upstream,) = upstream
+            weights = _attention_weights(query, key, attention_mask)
+            dvalue = ops.matmul(ops.transpose(weights, (0, 1, 3, 2)), upstream)
+            dweights = ops.matmul(upstream, ops.transpose(value, (0, 1, 3, 2)))
+            dscores = _softmax_gradient(weights, dweights)
+            dquery = ops.matmul(dscores, key)
+            dkey = ops.matmul(ops.transpose(dscores, (0, 1, 3, 2)), query)
+            return dquery, dkey, dvalue
+
+        return ops.matmul(_attention_weights(query, key, attention_mask), value), gradient
+
+    return by_hand
