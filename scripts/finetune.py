@@ -21,6 +21,7 @@ from keras_mae.data import TooManyBadImages
 from keras_mae.runs.finetune import finetune
 from keras_mae.runs.finetune_settings import (
     AUGMENTATIONS,
+    POOLINGS,
     PROTOCOLS,
     RECIPES,
     STRATEGIES,
@@ -79,7 +80,7 @@ FLAGS = {
         flags.DEFINE_list("randaugment", None, "OPERATIONS,MAGNITUDE (0-10); 0: off."),
         flags.DEFINE_float("erasing", None, "Chance that a box of an image is erased."),
         flags.DEFINE_float("ema", None, "Decay of the averaged weights, which are kept; 0: off."),
-        flags.DEFINE_enum("pooling", None, ["mean", "token"], "Mean of patches or class token."),
+        flags.DEFINE_enum("pooling", None, list(POOLINGS), "Class token, mean of patches, both."),
         flags.DEFINE_enum("augmentation", None, AUGMENTATIONS, "source: the data set's own."),
         flags.DEFINE_enum("resize", "bicubic", ["bilinear", "bicubic"], "Of the random crops."),
         flags.DEFINE_integer("validation_epochs", None, "Epochs between two validations."),

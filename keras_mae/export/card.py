@@ -25,6 +25,7 @@ from keras_mae.models.presets import list_presets, preset_config
 from keras_mae.models.weights import assign_weights, get_weights
 from keras_mae.training.output import write_json
 from keras_mae.transfer.classifier import ViTClassifier, find_encoder
+from keras_mae.transfer.features import pool_tokens
 
 # How far a file's numbers may be from the Keras model's, by format and the precision it is written
 # in: the largest difference of an output (`check.compare`), or the smallest cosine of features.
@@ -202,14 +203,14 @@ def model_outputs(model, images, encode=None):
         encode: function from these to tokens, in place of the model's encoder.
     Returns:
         dict of float32 tensors: `tokens` `(B, 1 + N, D)`, `cls` and `pooled` `(B, D)`, and of a
-        classifier `logits` and `probabilities` `(B, classes)`.
+        classifier `logits` and `probabilities` `(B, classes)`, and `pooled` as it pools.
     """
     encoder = getattr(model, "encoder", model)
     tokens = (encode or encoder)(images)
-    cls, mean = tokens[:, 0], ops.mean(tokens[:, 1:], axis=1)
+    cls = pool_tokens(tokens, "token")
     if encoder is model:
-        return {"tokens": tokens, "cls": cls, "pooled": mean}
-    pooled = cls if model.pooling == "token" else mean
+        return {"tokens": tokens, "cls": cls, "pooled": pool_tokens(tokens, "mean")}
+    pooled = pool_tokens(tokens, model.pooling)
     if model.feature_norm is not None:
         pooled = model.feature_norm(pooled, training=False)
     logits = model.head(pooled)

@@ -169,7 +169,9 @@ def _with_head(forward, classifier, weights):
 
     def outputs(images):
         found = forward(images)
-        pooled = found["cls"] if classifier.pooling == "token" else found["pooled"]
+        poolings = {"token": [found["cls"]], "mean": [found["pooled"]]}
+        poolings["both"] = poolings["token"] + poolings["mean"]
+        pooled = tf.concat(poolings[classifier.pooling], axis=-1)
         if classifier.head_norm == "batch":
             pooled = (pooled - forward.tensor(mean)) * forward.tensor(scale)
         elif classifier.head_norm == "layer":

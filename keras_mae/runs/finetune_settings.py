@@ -4,7 +4,7 @@ import dataclasses
 
 from keras_mae.runs.settings import PRECISIONS, RESUME, RunSettings
 from keras_mae.training import scaled_learning_rate, steps_of, warmup_cosine
-from keras_mae.transfer.classifier import POOLINGS
+from keras_mae.transfer.features import POOLINGS
 
 PROTOCOLS = ("full", "linear", "partial", "scratch", "knn")
 STRATEGIES = ("auto", "one_device", "mirrored")  # of one host
@@ -151,7 +151,7 @@ class FinetuneSettings(RunSettings):
         erasing: float in [0, 1]. Chance that a box of an image is replaced by noise.
         ema: float in [0, 1). Decay of the average of the weights, which is what is validated and
             saved; 0: off.
-        pooling: "mean" of the patches' tokens or the class "token".
+        pooling: the class "token", the "mean" of the patches' tokens, or "both" side by side.
         augmentation: "source": the data set's own; "crop", "shift" or "none".
         resize: "bicubic" (antialiased) or "bilinear", of the augmented images.
         validation_epochs: int. Epochs between two validations; None: 1, or more where fewer images

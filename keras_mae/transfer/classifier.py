@@ -7,11 +7,12 @@ import keras
 from keras import ops
 
 from keras_mae.layers.arguments import check_positive_int, pair
+from keras_mae.layers.training_kernels import training_kernels
 from keras_mae.models.encoder import ViTEncoder
 from keras_mae.models.weights import assign_weights, get_weights
+from keras_mae.transfer.features import check_pooling, pool_tokens, pooled_dim
 from keras_mae.transfer.saved_model_encoder import SavedModelEncoder, saved_model_path
 
-POOLINGS = ("token", "mean")
 HEAD_NORMS = ("auto", "layer", "batch", None)
 
 
@@ -28,11 +29,12 @@ class ViTClassifier(keras.Model):
             see there; "layer" comes after the exported norm; `trainable_blocks` is None or 0, and
             `drop_path` and `image_size` cannot be changed.
         num_classes: int.
-        pooling: "token" for the class token, "mean" for the mean of the patches' tokens.
+        pooling: "token" for the class token, "mean" for the mean of the patches' tokens, "both"
+            for the one beside the other.
         head_norm: what normalises the pooled vector. "layer": a LayerNorm of its own, in place of
             the encoder's final one. "batch": a BatchNorm without scale and offset, for linear
             probes. None: only the encoder's final LayerNorm, before pooling. "auto": "layer" for
-            mean pooling and None for the class token, as in the reference.
+            mean pooling and None for the class token, as in the reference, and None for both.
         drop_path: float in [0, 1), see `ViTEncoder`; None for the encoder's own.
         trainable_blocks: which part of the encoder is trained. None: all of it. 0: nothing.
             0.5: the MLP of the last block, with its norm. 1, 2, ...: so many last blocks, and
@@ -67,8 +69,7 @@ class ViTClassifier(keras.Model):
     ):
         super().__init__(**kwargs)
         check_positive_int(num_classes, "num_classes")
-        if pooling not in POOLINGS:
-            raise ValueError(f"`pooling` must be one of {list(POOLINGS)}. Received: {pooling!r}")
+        check_pooling(pooling)
         if head_norm not in HEAD_NORMS:
             raise ValueError(
                 f"`head_norm` must be one of {list(HEAD_NORMS)}. Received: {head_norm!r}"
@@ -127,7 +128,7 @@ class ViTClassifier(keras.Model):
     def build(self, input_shape):
         if self.built:
             return
-        features_shape = (None, self.encoder.hidden_dim)
+        features_shape = (None, pooled_dim(self.encoder.hidden_dim, self.pooling))
         if self.feature_norm is not None:
             self.feature_norm.build(features_shape)
         self.head.build(features_shape)
@@ -175,9 +176,9 @@ class ViTClassifier(keras.Model):
             part.trainable = False
 
     def call(self, images, training=False):
-        tokens = self.encoder(images, training=training and self.trainable_blocks != 0)
-        tokens = ops.cast(tokens, "float32")
-        features = tokens[:, 0] if self.pooling == "token" else ops.mean(tokens[:, 1:], axis=1)
+        with training_kernels(training):
+            tokens = self.encoder(images, training=training and self.trainable_blocks != 0)
+        features = pool_tokens(ops.cast(tokens, "float32"), self.pooling)
         if self.head_norm == "batch":
             features = self.feature_norm(features, training=training)
         elif self.feature_norm is not None:

@@ -2,24 +2,39 @@
 
 import keras
 import numpy as np
+from keras import ops
 
-POOLINGS = ("mean", "token")
+POOLINGS = ("token", "mean", "both")
+
+
+def check_pooling(pooling):
+    """Raise a ValueError unless `pooling` is one of the `POOLINGS`."""
+    if pooling not in POOLINGS:
+        raise ValueError(f"`pooling` must be one of {list(POOLINGS)}. Received: {pooling!r}")
+
+
+def pooled_dim(hidden_dim, pooling):
+    """Return the width of what `pool_tokens` returns for tokens of width `hidden_dim`."""
+    return 2 * hidden_dim if pooling == "both" else hidden_dim
 
 
 def pool_tokens(tokens, pooling):
     """Return one feature vector an image.
 
     Args:
-        tokens: array `(B, 1 + N, D)`, class token first.
-        pooling: "mean" of the patch tokens, or the class "token".
+        tokens: tensor `(B, 1 + N, D)`, class token first.
+        pooling: the class "token", the "mean" of the patches' tokens, or "both", in this order.
     Returns:
-        array `(B, D)`.
+        tensor `(B, D)`, or `(B, 2 D)` for both.
     Raises:
         ValueError: for another pooling.
+    Reference: Caron et al. 2021, arXiv:2104.14294, section F.2, probes both.
     """
-    if pooling not in POOLINGS:
-        raise ValueError(f"`pooling` must be one of {list(POOLINGS)}. Received: {pooling!r}")
-    return tokens[:, 0] if pooling == "token" else tokens[:, 1:].mean(axis=1)
+    check_pooling(pooling)
+    token, mean = tokens[:, 0], ops.mean(tokens[:, 1:], axis=1)
+    if pooling == "both":
+        return ops.concatenate([token, mean], axis=-1)
+    return token if pooling == "token" else mean
 
 
 def extract_features(predict, dataset, pooling="mean"):
@@ -31,12 +46,12 @@ def extract_features(predict, dataset, pooling="mean"):
         dataset: iterable of (images, integer labels `(B,)`).
         pooling: see `pool_tokens`.
     Returns:
-        `(features, labels)`: float32 `(n, D)` and int64 `(n,)`.
+        `(features, labels)`: float32 `(n, D)`, or `(n, 2 D)`, and int64 `(n,)`.
     """
     features, labels = [], []
     for images, batch_labels in dataset:
         tokens = np.asarray(predict(np.asarray(images)), "float32")
-        features.append(pool_tokens(tokens, pooling))
+        features.append(np.asarray(pool_tokens(tokens, pooling)))
         labels.append(np.asarray(batch_labels))
     return np.concatenate(features), np.concatenate(labels).astype("int64")
 

@@ -52,12 +52,13 @@ def test_batches(batch_size):
 
 
 @pytest.mark.parametrize(
-    "pooling, head_norm", [("token", None), ("token", "batch"), ("mean", "layer"), ("mean", None)]
+    "pooling, head_norm",
+    [("token", None), ("both", "batch"), ("mean", "layer"), ("mean", None)],
 )
 def test_classifiers(pooling, head_norm):
     model = shake(ViTClassifier(encoder(), 5, pooling=pooling, head_norm=head_norm))
     if head_norm == "batch":
-        model.feature_norm.moving_variance.assign(np.linspace(0.5, 2, 32))
+        model.feature_norm.moving_variance.assign(np.linspace(0.5, 2, 64))
     assert_equal(model, pixels(model.encoder))
 
 

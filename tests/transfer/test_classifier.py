@@ -18,7 +18,9 @@ def encoder():
 
 def test_logits_are_those_of_the_pooled_tokens(encoder):
     tokens = np.asarray(encoder(IMAGES))
-    for pooling, features in (("token", tokens[:, 0]), ("mean", tokens[:, 1:].mean(1))):
+    pooled = {"token": tokens[:, 0], "mean": tokens[:, 1:].mean(1)}
+    pooled["both"] = np.concatenate([*pooled.values()], axis=1)
+    for pooling, features in pooled.items():
         model = ViTClassifier(encoder, 5, pooling=pooling, head_norm=None)
         expected = features @ np.asarray(model.head.kernel)
         np.testing.assert_allclose(model(IMAGES), expected, atol=1e-6)

@@ -9,6 +9,7 @@ def test_pooling_takes_the_class_token_or_the_mean_of_the_others():
     tokens = np.array([[[9.0, 9.0], [1.0, 2.0], [3.0, 4.0]]])
     np.testing.assert_array_equal(pool_tokens(tokens, "token"), [[9, 9]])
     np.testing.assert_array_equal(pool_tokens(tokens, "mean"), [[2, 3]])
+    np.testing.assert_array_equal(pool_tokens(tokens, "both"), [[9, 9, 2, 3]])
     with pytest.raises(ValueError, match="`pooling` must be one of .* Received: 'max'"):
         pool_tokens(tokens, "max")
 
