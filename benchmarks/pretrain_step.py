@@ -19,14 +19,10 @@ import os
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import contextlib
-import json
-import resource
-import statistics
-import subprocess
 import sys
-import time
 
 import numpy as np
+import turns
 from absl import app, flags
 
 SIZES = {  # encoder width, blocks, heads, patch: He et al. 2021
@@ -61,56 +57,59 @@ def main(argv):
         sys.exit(f"error: arguments must be flags (--name=value). Received: {argv[1:]}")
     if FLAGS.child:
         return _child(FLAGS.child)
-    rates = {name: _matrix_rate(name) for name in ("float32", "bfloat16")}
+    rates = {name: turns.matrix_rate(name) for name in ("float32", "bfloat16")}
     flops = step_flops(FLAGS.model) * FLAGS.batch
     print(
         f"{FLAGS.model}, batch {FLAGS.batch}, {FLAGS.precision}: {flops / 1e9:.0f} GFLOP a step; "
         f"matrix products here: {rates['float32']:.0f} GFLOP/s in float32, "
         f"{rates['bfloat16']:.0f} in bfloat16 (TensorFlow, 2048 x 2048).\n"
     )
-    with contextlib.ExitStack() as stack:
-        children = {name: stack.enter_context(_start(name)) for name in FLAGS.contestant}
-        for child in children.values():
-            _ask(child, FLAGS.steps)  # compiles, and fills caches
-        rounds = []
-        for _ in range(FLAGS.rounds):
-            rounds.append({name: _ask(child, FLAGS.steps) for name, child in children.items()})
-        memory = {name: _ask(child, 0) for name, child in children.items()}
+    command = [sys.executable, __file__, f"--model={FLAGS.model}"]
+    command += [f"--batch={FLAGS.batch}", f"--precision={FLAGS.precision}"]
+    commands = {name: [*command, f"--child={name}"] for name in FLAGS.contestant}
+    rounds, memory = turns.take_turns(commands, FLAGS.rounds, FLAGS.steps)
     _print_table(rounds, memory, flops, rates[FLAGS.precision])
     return 0
 
 
-def step_flops(model, image_size=224, kept=0.25):
-    """Return the FLOP of a step for an image: matrix products only, three times the forward's."""
+def block_flops(tokens, width):
+    """Return the FLOP of a block's matrix products, forward, for an image's tokens."""
+    return 2 * tokens * 12 * width**2 + 4 * tokens**2 * width
+
+
+def step_flops(model, image_size=224, kept=0.25, decoder_blocks=8):
+    """Return the FLOP of a step for an image: matrix products only, three times the forward's.
+
+    Args:
+        model: string, of `SIZES`.
+        image_size: int.
+        kept: float. Share of the patches that the encoder sees; the loss is of .75 of them.
+        decoder_blocks: int.
+    """
     width, blocks, _, patch = SIZES[model]
     patches = (image_size // patch) ** 2
-    visible = int(patches * kept)
+    visible, hidden = int(patches * kept), patches - int(patches * 0.25)
     values = patch * patch * 3
-
-    def block(tokens, width):
-        return 2 * tokens * 12 * width**2 + 4 * tokens**2 * width
-
-    encoder = 2 * visible * values * width + blocks * block(visible + 1, width)
-    decoder = 2 * (visible + 1) * width * 512 + 8 * block(patches + 1, 512)
-    decoder += 2 * (patches - visible) * 512 * values
-    return 3 * (encoder + decoder)
+    encoder = 2 * visible * values * width + blocks * block_flops(visible + 1, width)
+    decoder = 2 * (visible + 1) * width * 512 + decoder_blocks * block_flops(patches + 1, 512)
+    return 3 * (encoder + decoder + 2 * hidden * 512 * values)
 
 
 def _print_table(rounds, memory, flops, rate):
     best_peer = min(
         (name for name in rounds[0] if name in PEERS),
-        key=lambda name: statistics.median(r[name] for r in rounds),
+        key=lambda name: turns.median(rounds, name),
         default=None,
     )
     print("| contestant | s a step | images/s | share of matrix rate | memory, MB | x best peer |")
     print("|---|---|---|---|---|---|")
     for name in rounds[0]:
-        seconds = statistics.median(r[name] for r in rounds)
+        seconds = turns.median(rounds, name)
         # The efficient decoder does less work: its share would not be of the same.
         share = "" if "efficient" in name else f"{flops / seconds / 1e9 / rate:.2f}"
         ratio = ""
         if best_peer:
-            ratio = f"{statistics.median(r[best_peer] / r[name] for r in rounds):.2f}"
+            ratio = f"{turns.median(rounds, best_peer, over=name):.2f}"
             ratio += f" (memory {memory[name] / memory[best_peer]:.2f})"
         print(
             f"| {name} | {seconds:.3f} | {FLAGS.batch / seconds:.2f} | {share} | "
@@ -119,67 +118,12 @@ def _print_table(rounds, memory, flops, rate):
     print(f"\nBest peer: {best_peer}. {len(rounds)} rounds of {FLAGS.steps} steps.")
 
 
-def _matrix_rate(dtype, size=2048, rounds=5):
-    """Return the GFLOP/s of TensorFlow's matrix product, in a process of its own."""
-    code = (
-        "import time, tensorflow as tf\n"
-        f"a = tf.cast(tf.random.normal(({size}, {size})), '{dtype}')\n"
-        "f = tf.function(lambda x: x @ x)\n"
-        "f(a)\n"
-        "best = 1e9\n"
-        f"for _ in range({rounds}):\n"
-        "    start = time.perf_counter()\n"
-        "    for _ in range(5): f(a)\n"
-        "    best = min(best, time.perf_counter() - start)\n"
-        f"print(5 * 2 * {size} ** 3 / best / 1e9)\n"
-    )
-    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    return float(out.stdout.split()[-1])
-
-
-@contextlib.contextmanager
-def _start(name):
-    command = [sys.executable, __file__, f"--child={name}", f"--model={FLAGS.model}"]
-    command += [f"--batch={FLAGS.batch}", f"--precision={FLAGS.precision}"]
-    process = subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1
-    )
-    try:
-        yield name, process
-    finally:
-        process.stdin.close()
-        process.wait()
-
-
-def _ask(child, steps):
-    """Return the seconds a step of so many steps took; for 0, the memory in MB."""
-    name, process = child
-    process.stdin.write(f"{steps}\n")
-    for line in process.stdout:  # libraries may print, too
-        with contextlib.suppress(ValueError, TypeError):
-            return json.loads(line)["answer"]
-    raise RuntimeError(f"{name} ended with status {process.wait()}: see its output above")
-
-
 def _child(name):
     rng = np.random.default_rng(0)
     images = rng.normal(size=(FLAGS.batch, 224, 224, 3)).astype("float32")
     make = _ours if name in OURS else _transformers if "transformers" in name else _lightly
     run, before = make(name, images)
-    for line in sys.stdin:
-        steps = int(line)
-        if steps:
-            start = time.perf_counter()
-            run(steps)
-            answer = (time.perf_counter() - start) / steps
-        else:
-            answer = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024 - before
-        print(json.dumps({"answer": answer}), flush=True)
-
-
-def _resident():
-    """Return the process's memory, in MB: libraries loaded, nothing made yet."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    turns.serve(run, before)
 
 
 def _ours(name, images):
@@ -190,7 +134,7 @@ def _ours(name, images):
 
     options = dict(OURS[name])
     tf.zeros(1)
-    before = _resident()
+    before = turns.resident()
     keras.config.set_dtype_policy({"bfloat16": "mixed_bfloat16"}.get(FLAGS.precision, "float32"))
     width, blocks, heads, patch = SIZES[FLAGS.model]
     overrides = {}
@@ -208,7 +152,7 @@ def _ours(name, images):
     return run, before
 
 
-def _declare_torchvision_operators():
+def declare_torchvision_operators():
     """Let torchvision be imported, which both peers do where it is installed.
 
     One made for GPUs does not load its operators beside a torch made for CPUs, and then cannot be
@@ -224,10 +168,10 @@ def _declare_torchvision_operators():
 
 
 def _transformers(name, images):
-    operators = _declare_torchvision_operators()  # noqa: F841 (kept alive)
+    operators = declare_torchvision_operators()  # noqa: F841 (kept alive)
     import transformers
 
-    before = _resident()
+    before = turns.resident()
     width, blocks, heads, patch = SIZES[FLAGS.model]
     config = transformers.ViTMAEConfig(
         hidden_size=width,
@@ -244,12 +188,12 @@ def _transformers(name, images):
 def _lightly(name, images):
     import torch
 
-    operators = _declare_torchvision_operators()  # noqa: F841 (kept alive)
+    operators = declare_torchvision_operators()  # noqa: F841 (kept alive)
     from lightly.models import utils
     from lightly.models.modules import MAEDecoderTIMM, MaskedVisionTransformerTIMM
     from timm.models.vision_transformer import VisionTransformer
 
-    before = _resident()
+    before = turns.resident()
     width, blocks, heads, patch = SIZES[FLAGS.model]
     vit = VisionTransformer(
         patch_size=patch, embed_dim=width, depth=blocks, num_heads=heads, num_classes=0
