@@ -12,6 +12,8 @@ import keras
 from keras_mae.training.output import atomic_path, save_model
 from keras_mae.training.resume import sync_variables
 
+SHOWN_INTERVAL = 1.0  # seconds
+
 
 class NonFiniteLossError(RuntimeError):
     """Training gave a NaN or infinite loss."""
@@ -31,7 +33,8 @@ class MetricsLog(keras.callbacks.Callback):
         start_step: int. Steps done before this `fit`.
         interval: int. Steps between two lines.
         baselines: dict of name to float, shown beside the validation loss.
-        verbose: bool. Whether to show progress: a bar on a terminal, else a line an epoch.
+        verbose: bool. Whether to show progress: a bar on a terminal, else a line an epoch; of
+            epochs shorter than a second, one a second, the last, and those that were validated.
         board: a `keras_mae.training.tensorboard.TensorBoardLog` that gets the same, or None.
     Raises:
         NonFiniteLossError: from `fit`, naming the step, when the loss of a step is not finite.
@@ -58,6 +61,7 @@ class MetricsLog(keras.callbacks.Callback):
         self.board = board
         self.step = start_step
         self._file = None
+        self._shown_at = -math.inf
 
     def on_train_begin(self, logs=None):
         if self.path is not None:
@@ -70,12 +74,16 @@ class MetricsLog(keras.callbacks.Callback):
 
     def on_epoch_begin(self, epoch, logs=None):
         self._bar = None
-        if self.verbose and sys.stdout.isatty():
+        if self.verbose and sys.stdout.isatty() and self._is_shown(epoch):
             print(f"Epoch {epoch + 1}/{self.params['epochs']}")
             self._bar = keras.utils.Progbar(
                 self.params["steps"], stateful_metrics=("loss", "images/s", "val_loss")
             )
         self._start_interval()
+
+    def _is_shown(self, epoch):
+        last = epoch + 1 == self.params["epochs"]
+        return last or time.perf_counter() - self._shown_at >= SHOWN_INTERVAL
 
     def _start_interval(self):
         self._interval_start = time.perf_counter()
@@ -129,9 +137,12 @@ class MetricsLog(keras.callbacks.Callback):
         shown = [*validation.items(), *self.baselines.items()]
         if self._bar:
             self._bar.update(self.params["steps"], shown, finalize=True)
-        elif self.verbose:
+        elif self.verbose and (validation or self._is_shown(epoch)):
             values = " - ".join(f"{name}: {value:.4g}" for name, value in [*self._shown, *shown])
             print(f"Epoch {epoch + 1}/{self.params['epochs']} - {values}", flush=True)
+        else:
+            return
+        self._shown_at = time.perf_counter()
 
     def _write(self, **values):
         if self._file is not None:

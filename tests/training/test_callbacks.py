@@ -81,6 +81,17 @@ def test_without_a_terminal_progress_is_a_line_an_epoch(tmp_path, capsys):
     assert "loss: 1 - images/s: " in lines[0] and lines[0].endswith("val_loss: 1 - mean: 3")
 
 
+def test_of_short_epochs_one_a_second_is_shown_and_the_last(tmp_path, capsys, monkeypatch):
+    clock = iter(np.arange(0, 1000, 0.125))  # read some times an epoch, each an eighth later
+    monkeypatch.setattr("keras_mae.training.callbacks.time.perf_counter", lambda: next(clock))
+    model = linear_model()
+    log = MetricsLog(None, global_batch_size=2, total_steps=4 * 40, interval=2)
+    model.fit(np.ones((8, 1)), np.zeros(8), batch_size=2, epochs=40, verbose=0, callbacks=[log])
+    lines = capsys.readouterr().out.splitlines()
+    assert len(log.model.history.epoch) == 40 and 2 < len(lines) < 30
+    assert lines[0].startswith("Epoch 1/40 - loss: 1") and lines[-1].startswith("Epoch 40/40")
+
+
 def test_trimmed_metrics_hold_each_step_once(tmp_path):
     path = tmp_path / "metrics.jsonl"
     path.write_text('{"step": 10, "loss": 1}\n{"step": 20, "loss": 2}\n{"step": 30, "lo')
