@@ -67,7 +67,7 @@ _SMALL = {
     "warmup_epochs": 2,
     "drop_path": 0.1,
     "label_smoothing": 0.1,
-    "least_steps": 500,
+    "least_steps": 1000,
 }
 # The optimizer is LARS for "linear" and AdamW for the others; kNN trains nothing.
 RECIPES = {
@@ -107,6 +107,7 @@ RECIPES = {
             base_learning_rate=10.0,
             weight_decay=0.0,
             warmup_epochs=10,
+            pooling="both",
             augmentation="none",
             least_steps=1500,
         ),
