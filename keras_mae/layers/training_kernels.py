@@ -48,6 +48,21 @@ def gelu(x):
     return _gelu_by_hand(x) if in_use() else _gelu(x)
 
 
+def gelu_dense(x, kernel, bias):
+    """A linear layer of GELU: `gelu(x) @ kernel + bias`; what is kept for its gradient is `x`.
+
+    Args:
+        x: float `(..., F)`.
+        kernel: float `(F, D)`.
+        bias: float `(D,)`.
+    Returns:
+        float `(..., D)`.
+    """
+    if in_use():
+        return _gelu_dense_by_hand(x, *map(_tensor, (kernel, bias)))
+    return ops.add(ops.matmul(gelu(x), kernel), bias)
+
+
 def layer_normalization(x, gamma, beta, epsilon):
     """Normalise the last axis; moments in float32.
 
@@ -59,9 +74,7 @@ def layer_normalization(x, gamma, beta, epsilon):
         float, as `x`.
     """
     if in_use():
-        # Reshaped, they are tensors: TensorFlow wants gradients by hand to be of no variables.
-        gamma, beta = ops.reshape(gamma, (-1,)), ops.reshape(beta, (-1,))
-        return _layer_normalization_by_hand(epsilon)(x, gamma, beta)
+        return _layer_normalization_by_hand(epsilon)(x, *map(_tensor, (gamma, beta)))
     return ops.cast(ops.layer_normalization(x, gamma, beta, -1, epsilon), x.dtype)
 
 
@@ -75,10 +88,17 @@ def attend(query, key, value, attention_mask=None):
     Returns:
         float `(B, heads, T, d)`.
     """
-    query = query * ops.cast(query.shape[-1] ** -0.5, query.dtype)
     if in_use():
         return _attend_by_hand(attention_mask)(query, key, value)
     return ops.matmul(_attention_weights(query, key, attention_mask), value)
+
+
+def _tensor(variable):
+    """Return a variable as a tensor: TensorFlow wants gradients by hand to be of no variables.
+
+    What Keras converts may be the variable still; what it reshapes is not.
+    """
+    return ops.reshape(variable, variable.shape)
 
 
 def _compiled(function):
@@ -133,6 +153,20 @@ def _gelu_by_hand(x):
     return _gelu_forward(x), gradient
 
 
+@ops.custom_gradient
+def _gelu_dense_by_hand(x, kernel, bias):
+    def rows(x):
+        return ops.reshape(x, (-1, x.shape[-1]))
+
+    def gradient(*upstream):
+        (upstream,) = upstream
+        dgelu = ops.matmul(upstream, ops.transpose(kernel))
+        dkernel = ops.matmul(ops.transpose(rows(_gelu_forward(x))), rows(upstream))
+        return _gelu_gradient(x, dgelu), dkernel, ops.sum(rows(upstream), axis=0)
+
+    return ops.add(ops.matmul(_gelu_forward(x), kernel), bias), gradient
+
+
 @functools.cache
 def _layer_normalization_by_hand(epsilon):
     def normalised(x):
@@ -168,7 +202,12 @@ def _layer_normalization_by_hand(epsilon):
     return by_hand
 
 
+def _scaled(query):
+    return query * ops.cast(query.shape[-1] ** -0.5, query.dtype)
+
+
 def _attention_weights(query, key, attention_mask):
+    query = _scaled(query)
     scores = ops.cast(ops.matmul(query, ops.transpose(key, (0, 1, 3, 2))), "float32")
     if attention_mask is not None:
         scores = ops.where(attention_mask, scores, ops.cast(-1e30, "float32"))
@@ -191,8 +230,8 @@ def _attend_by_hand(attention_mask):
             dvalue = ops.matmul(ops.transpose(weights, (0, 1, 3, 2)), upstream)
             dweights = ops.matmul(upstream, ops.transpose(value, (0, 1, 3, 2)))
             dscores = _softmax_gradient(weights, dweights)
-            dquery = ops.matmul(dscores, key)
-            dkey = ops.matmul(ops.transpose(dscores, (0, 1, 3, 2)), query)
+            dquery = _scaled(ops.matmul(dscores, key))
+            dkey = ops.matmul(ops.transpose(dscores, (0, 1, 3, 2)), _scaled(query))
             return dquery, dkey, dvalue
 
         return ops.matmul(_attention_weights(query, key, attention_mask), value), gradient

@@ -6,7 +6,13 @@ from keras import ops
 from keras_mae.layers.arguments import check_positive_int, check_rate
 from keras_mae.layers.attention import Attention
 from keras_mae.layers.randomness import global_uniform
-from keras_mae.layers.training_kernels import gelu, in_use, layer_normalization, training_kernels
+from keras_mae.layers.training_kernels import (
+    gelu,
+    gelu_dense,
+    in_use,
+    layer_normalization,
+    training_kernels,
+)
 
 _STATE_KEY = "seed_generator_state"
 
@@ -53,6 +59,9 @@ class MLP(keras.layers.Layer):
         self.output_projection.build((*input_shape[:-1], self.mlp_dim))
 
     def call(self, x):
+        if in_use():
+            output = self.output_projection
+            return gelu_dense(self.hidden(x), output.kernel, output.bias)
         return self.output_projection(gelu(self.hidden(x)))
 
     def compute_output_shape(self, input_shape):

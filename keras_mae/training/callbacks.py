@@ -34,7 +34,7 @@ class MetricsLog(keras.callbacks.Callback):
         interval: int. Steps between two lines.
         baselines: dict of name to float, shown beside the validation loss.
         verbose: bool. Whether to show progress: a bar on a terminal, else a line an epoch; of
-            epochs shorter than a second, one a second, the last, and those that were validated.
+            epochs shorter than a second, one a second and the last.
         board: a `keras_mae.training.tensorboard.TensorBoardLog` that gets the same, or None.
     Raises:
         NonFiniteLossError: from `fit`, naming the step, when the loss of a step is not finite.
@@ -137,7 +137,7 @@ class MetricsLog(keras.callbacks.Callback):
         shown = [*validation.items(), *self.baselines.items()]
         if self._bar:
             self._bar.update(self.params["steps"], shown, finalize=True)
-        elif self.verbose and (validation or self._is_shown(epoch)):
+        elif self.verbose and self._is_shown(epoch):
             values = " - ".join(f"{name}: {value:.4g}" for name, value in [*self._shown, *shown])
             print(f"Epoch {epoch + 1}/{self.params['epochs']} - {values}", flush=True)
         else:

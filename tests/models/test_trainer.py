@@ -8,6 +8,7 @@ from tiny import images, shake
 from tiny import tiny as tiny_model
 
 from keras_mae.layers import MaskRatioSchedule
+from keras_mae.training import make_adamw
 
 
 def tiny(**overrides):
@@ -203,3 +204,24 @@ def test_checking_a_generator_loses_no_batch():
     model.fit(generator(), steps_per_epoch=3, verbose=0)
     assert seen == [0, 1, 2]
     assert model.optimizer.iterations == 3
+
+
+def test_nothing_is_traced_again_after_the_first_step():
+    """Not for another epoch, another call of `fit`, or a schedule's other ratios."""
+    schedule = MaskRatioSchedule(0.5, 0.75, total_steps=8)
+    model = tiny(mask_ratio=schedule)
+    traced = []
+
+    def counting(step):
+        def counted(data):
+            traced.append(step.__name__)  # Python runs while a graph is traced, and not again
+            return step(data)
+
+        return counted
+
+    model.train_step, model.test_step = counting(model.train_step), counting(model.test_step)
+    model.compile(make_adamw(model, keras.optimizers.schedules.CosineDecay(1e-3, 8)))
+    for _ in range(2):
+        model.fit(images(8), batch_size=4, epochs=2, validation_data=[images(8)], verbose=0)
+    assert int(model.optimizer.iterations) == 8
+    assert traced == ["train_step", "test_step"]
