@@ -21,7 +21,7 @@ import tempfile
 import numpy as np
 import turns
 from absl import app, flags
-from pretrain_step import SIZES, declare_torchvision_operators
+from vit import SIZES, declare_torchvision_operators
 
 FLAGS = flags.FLAGS
 flags.DEFINE_list("batch", ["1", "32"], "Images a call.")
