@@ -68,9 +68,9 @@ class AdamW(keras.optimizers.AdamW):
         learning_rate, gradient = ops.cast(learning_rate, dtype), ops.cast(gradient, dtype)
         if self.rate_scales is not None:
             learning_rate = learning_rate * self.rate_scales[index]
+        decay = None
         if self.weight_decay is not None and self._use_weight_decay(variable):
-            decay = ops.cast(self.weight_decay, dtype)
-            self.assign_sub(variable, variable * decay * learning_rate)
+            decay = ops.cast(self.weight_decay, dtype) * learning_rate
         step = ops.cast(self.iterations + 1, dtype)
         powers = [ops.power(ops.cast(beta, dtype), step) for beta in (self.beta_1, self.beta_2)]
         state = variable, self._momentums[index], self._velocities[index]
@@ -78,20 +78,29 @@ class AdamW(keras.optimizers.AdamW):
             # Keras hands in TensorFlow's own variables here, and tensors where it has no state.
             values = [v.value if isinstance(v, keras.Variable) else v for v in state]
             if all(hasattr(value, "handle") for value in values):
-                return self._fused_update(gradient, *values, learning_rate, *powers)
-        self._update(gradient, *state, learning_rate, *powers)
+                return self._fused_update(gradient, *values, learning_rate, decay, *powers)
+        self._update(gradient, *state, learning_rate, decay, *powers)
 
-    def _update(self, gradient, variable, mean, square, learning_rate, power_1, power_2):
+    def _update(self, gradient, variable, mean, square, learning_rate, decay, power_1, power_2):
+        if decay is not None:
+            self.assign_sub(variable, variable * decay)
         self.assign_add(mean, (gradient - mean) * (1 - self.beta_1))
         self.assign_add(square, (ops.square(gradient) - square) * (1 - self.beta_2))
         divisor = ops.sqrt(square) / ops.sqrt(1 - power_2) + self.epsilon
         self.assign_sub(variable, learning_rate / (1 - power_1) * mean / divisor)
 
-    def _fused_update(self, gradient, variable, mean, square, learning_rate, power_1, power_2):
-        """Do as `_update` in one TensorFlow operation, which goes over memory a third as often."""
+    def _fused_update(
+        self, gradient, variable, mean, square, learning_rate, decay, power_1, power_2
+    ):
+        """Do as `_update`, Adam in one TensorFlow operation: a third of the way over memory."""
         import tensorflow as tf
 
         dtype = variable.dtype
+        if decay is not None:
+            # Not before the gradient is there: while the model still reads the variable,
+            # TensorFlow would decay a copy of it.
+            with tf.control_dependencies([gradient]):
+                variable.assign_sub(variable * decay)
         tf.raw_ops.ResourceApplyAdam(
             var=variable.handle,
             m=mean.handle,
