@@ -176,8 +176,9 @@ class ViTClassifier(keras.Model):
             part.trainable = False
 
     def call(self, images, training=False):
-        with training_kernels(training):
-            tokens = self.encoder(images, training=training and self.trainable_blocks != 0)
+        trained = training and self.trainable_blocks != 0
+        with training_kernels(trained):
+            tokens = self.encoder(images, training=trained)
         features = pool_tokens(ops.cast(tokens, "float32"), self.pooling)
         if self.head_norm == "batch":
             features = self.feature_norm(features, training=training)
