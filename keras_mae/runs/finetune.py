@@ -318,7 +318,8 @@ class _Job:
     def train(self):
         start = time.perf_counter()
         settings, model = self.settings, self.model
-        if settings.protocol == "linear" and settings.augmentation == "none":
+        kept = settings.feature_views or settings.augmentation == "none"
+        if settings.protocol == "linear" and kept:
             self._train_on_features()
         else:
             heldout = self.evaluation[1].map(self._one_hot)
@@ -344,7 +345,7 @@ class _Job:
     def _train_on_features(self):
         """Train the head alone, on features that are computed once."""
         model = self.model
-        (features, labels), (queries, wanted) = self._features()
+        (features, labels), (queries, wanted) = self._features(self.settings.feature_views)
         head = keras.Sequential(
             [keras.Input((features.shape[1],)), model.feature_norm, model.head], name="probe"
         )
@@ -366,15 +367,29 @@ class _Job:
         """Return after how many epochs to validate: each, where images to train on abound."""
         return -(-2 * self.heldout.num_examples // self.train_source.num_examples)
 
-    def _features(self):
-        predict, pooling = _predictor(self.model.encoder), self.settings.pooling
-        return [extract_features(predict, d, pooling) for d in self.evaluation]
+    def _features(self, views=0):
+        """Return (features, labels) of the training and of the held-out images.
 
-    def _batches(self, step):
+        Args:
+            views: int. Augmented views of each training image, one after the other; 0: each image
+                as it is evaluated.
+        """
+        train, heldout = self.evaluation
+        if views and self.settings.augmentation != "none":
+            count = views * self.train_source.num_examples
+            train = self._batches(0, EVAL_BATCH).take(-(-count // EVAL_BATCH))
+            train = train.map(lambda images, labels: (images, tf.argmax(labels, axis=1)))
+        predict, pooling = _predictor(self.model.encoder), self.settings.pooling
+        features, queries = (extract_features(predict, d, pooling) for d in (train, heldout))
+        if views:  # the last batch has begun one view more
+            features = [part[: views * self.train_source.num_examples] for part in features]
+        return features, queries
+
+    def _batches(self, step, batch_size=None):
         settings = self.settings
         return finetune_dataset(
             self.train_source,
-            batch_size=settings.batch_size,
+            batch_size=batch_size or settings.batch_size,
             num_classes=self.model.num_classes,
             seed=settings.seed,
             start_step=step,

@@ -48,6 +48,7 @@ class FinetuneRecipe:
     ema: float = 0.0
     pooling: str = "mean"
     augmentation: str = "source"
+    feature_views: int = 0
     least_steps: int = 0
     beta_2: float = 0.999
 
@@ -108,8 +109,8 @@ RECIPES = {
             weight_decay=0.0,
             warmup_epochs=10,
             pooling="both",
-            augmentation="none",
-            least_steps=1500,
+            feature_views=16,
+            least_steps=4000,
         ),
         "knn": FinetuneRecipe(),
     },
@@ -155,6 +156,9 @@ class FinetuneSettings(RunSettings):
         pooling: the class "token", the "mean" of the patches' tokens, or "both" side by side.
         augmentation: "source": the data set's own; "crop", "shift" or "none".
         resize: "bicubic" (antialiased) or "bilinear", of the augmented images.
+        feature_views: int. For linear probes: the features of so many augmented views of each
+            image are computed once and kept, and each step draws from all of them. 0: each epoch
+            computes new ones (without augmentation, features are computed once all the same).
         validation_epochs: int. Epochs between two validations; None: 1, or more where fewer images
             are trained on than twice those held out.
         knn: list of ints. Numbers of neighbours; the first one's accuracy is "top1".
@@ -193,6 +197,7 @@ class FinetuneSettings(RunSettings):
     pooling: str | None = None
     augmentation: str | None = None
     resize: str = "bicubic"
+    feature_views: int | None = None
     validation_epochs: int | None = None
     knn: tuple = (20, 1, 5, 10, 50, 100)
     seed: int = 0
@@ -235,7 +240,7 @@ class FinetuneSettings(RunSettings):
             "keep",
         ):
             self._check_range(name, above=0)
-        for name in ("warmup_epochs", "weight_decay", "mixup", "cutmix", "seed"):
+        for name in ("warmup_epochs", "weight_decay", "mixup", "cutmix", "seed", "feature_views"):
             self._check_range(name, least=0)
         for name in ("drop_path", "label_smoothing", "ema", "beta_2"):
             self._check_range(name, least=0, below=1)
@@ -256,6 +261,11 @@ class FinetuneSettings(RunSettings):
             raise ValueError(
                 "`trainable_blocks` must be None but for protocol='partial'. Received: "
                 f"{self.trainable_blocks} with protocol={self.protocol!r}"
+            )
+        if self.feature_views and self.protocol != "linear":
+            raise ValueError(
+                "`feature_views` must be None or 0 but for protocol='linear'. Received: "
+                f"{self.feature_views} with protocol={self.protocol!r}"
             )
         if self.protocol == "partial" and self.trainable_blocks is None:
             self.trainable_blocks = 1
@@ -307,7 +317,13 @@ class FinetuneSettings(RunSettings):
         if self.steps is not None:
             values["epochs"] = None
         given = {name: getattr(self, name) for name in values if getattr(self, name) is not None}
-        return dataclasses.replace(self, recipe=name, **{**values, **given})
+        values.update(given)
+        if values["feature_views"] and (values["mixup"] or values["cutmix"]):
+            raise ValueError(
+                "`feature_views` must be 0 with mixup or CutMix, which mix images anew each step. "
+                f"Received: {values['feature_views']}"
+            )
+        return dataclasses.replace(self, recipe=name, **values)
 
     def learning_rate(self, num_examples):
         """Return the learning-rate schedule: warm-up and cosine over the whole run."""

@@ -101,6 +101,7 @@ def test_the_linear_probe_changes_not_one_bit_of_the_encoder(
 ):
     """Neither on features that are computed once nor through the encoder, to the same end."""
     settings = {"protocol": "linear", "steps": 60, "base_learning_rate": 60.0}
+    settings["augmentation"] = "none"
     run("kept", **settings)
     monkeypatch.setattr(finetune_module._Job, "_train_on_features", train_through_the_encoder)
     run("anew", **settings)
@@ -123,6 +124,29 @@ def test_the_linear_probe_changes_not_one_bit_of_the_encoder(
 
 def train_through_the_encoder(job):
     job._fit(job.model, job._batches, job.evaluation[1].map(job._one_hot))
+
+
+def test_a_probe_is_trained_on_views_of_each_image(run, autoencoder, monkeypatch):
+    """They are the images of as many epochs of augmentation, each with its label."""
+    used = {}
+    original = finetune_module.features_dataset
+
+    def spy(features, labels, **settings):
+        used.update(features=features, labels=labels)
+        return original(features, labels, **settings)
+
+    monkeypatch.setattr(finetune_module, "features_dataset", spy)
+    run(protocol="linear", feature_views=7, steps=3, pooling="mean")
+    few = finetune_module.balanced_subset(SOURCE.split()[0], 60, seed=0)
+    stream = finetune_module.finetune_dataset(
+        few, image_size=28, batch_size=60, mean=SOURCE.mean, std=SOURCE.std, num_classes=10
+    )
+    epochs = [tuple(map(np.asarray, batch)) for batch in stream.take(7)]
+    labels = np.concatenate([labels.argmax(1) for _, labels in epochs])
+    tokens = np.concatenate([autoencoder.encoder(images) for images, _ in epochs])
+    np.testing.assert_array_equal(used["labels"], labels)
+    np.testing.assert_allclose(used["features"], tokens[:, 1:].mean(1), atol=1e-5)
+    assert len(np.unique(used["features"].round(4), axis=0)) > 3 * 60  # they differ
 
 
 @pytest.mark.parametrize(

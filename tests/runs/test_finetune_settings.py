@@ -75,6 +75,7 @@ def test_the_learning_rate_is_scaled_and_warmed_up():
         ({"randaugment": [1, 2, 3]}, "`randaugment` must be"),
         ({"knn": []}, "`knn` must be"),
         ({"image_size": [1, 2, 3]}, "`image_size` must be one or two"),
+        ({"feature_views": 2}, "`feature_views` must be None or 0 but for protocol='linear'"),
         ({"trainable_blocks": 1}, "`trainable_blocks` must be None but for protocol='partial'"),
         ({"encoder": None}, "`encoder` must be given for protocol='full'"),
     ],
@@ -87,3 +88,10 @@ def test_a_setting_that_does_not_fit_is_named(values, message):
 def test_partial_has_one_block_unless_told():
     assert FinetuneSettings("x", protocol="partial").trainable_blocks == 1
     assert FinetuneSettings("x", protocol="partial", trainable_blocks=0).trainable_blocks == 0
+
+
+def test_views_that_are_kept_cannot_be_mixed():
+    assert resolved(protocol="linear").feature_views > 0
+    with pytest.raises(ValueError, match="`feature_views` must be 0 with mixup"):
+        resolved(protocol="linear", cutmix=1.0)
+    assert resolved(protocol="linear", cutmix=1.0, feature_views=0).cutmix == 1
