@@ -22,6 +22,7 @@ class Attention(keras.layers.Layer):
         context: float `(B, S, E)`; for cross-attention only.
         attention_mask: bool, broadcastable to `(B, heads, T, S)`; true where attention is allowed.
         first_query: int. Tokens before it are keys and values only, and give no output.
+        norm: what normalises `x` first, as `layer_norm` returns it; or None.
     Returns:
         float `(B, T - first_query, D)`.
     Raises:
@@ -72,13 +73,15 @@ class Attention(keras.layers.Layer):
         # Unstacked, not indexed: the gradient of an index is a tensor of zeros around it.
         return ops.unstack(ops.transpose(x, (2, 0, 3, 1, 4)), count)
 
-    def call(self, x, context=None, attention_mask=None, first_query=0):
+    def call(self, x, context=None, attention_mask=None, first_query=0, norm=None):
         self._check_context(None if context is None else context.shape)
+        first = self.query if self.cross else self.query_key_value
+        projected = first(x) if norm is None else norm.before(first, x)
         if self.cross:
-            (query,) = self._heads(self.query(x), 1)
+            (query,) = self._heads(projected, 1)
             key, value = self._heads(self.key_value(context), 2)
         else:
-            query, key, value = self._heads(self.query_key_value(x), 3)
+            query, key, value = self._heads(projected, 3)
         if first_query:
             query = query[:, :, first_query:]
             if attention_mask is not None:

@@ -78,6 +78,23 @@ def layer_normalization(x, gamma, beta, epsilon):
     return ops.cast(ops.layer_normalization(x, gamma, beta, -1, epsilon), x.dtype)
 
 
+def layer_normalization_dense(x, gamma, beta, epsilon, kernel, bias):
+    """A linear layer of a normalised input; what is kept for its gradient is `x`.
+
+    Args:
+        x: float `(..., D)`.
+        gamma, beta, epsilon: as in `layer_normalization`.
+        kernel: float `(D, F)`.
+        bias: float `(F,)`.
+    Returns:
+        float `(..., F)`.
+    """
+    if in_use():
+        weights = map(_tensor, (gamma, beta, kernel, bias))
+        return _layer_normalization_dense_by_hand(epsilon)(x, *weights)
+    return ops.add(ops.matmul(layer_normalization(x, gamma, beta, epsilon), kernel), bias)
+
+
 def attend(query, key, value, attention_mask=None):
     """Scaled dot-product attention; softmax in float32.
 
@@ -138,66 +155,104 @@ def _gelu_forward(x):
 
 
 @_compiled
-def _gelu_gradient(x, upstream):
+def _gelu_backward(x, upstream):
+    """Return the gradient, and GELU itself once more."""
     x32, upstream32 = ops.cast(x, "float32"), ops.cast(upstream, "float32")
     cumulative = 0.5 * (1 + ops.erf(x32 * math.sqrt(0.5)))
     density = ops.exp(-0.5 * x32 * x32) * (2 * math.pi) ** -0.5
-    return ops.cast(upstream32 * (cumulative + x32 * density), x.dtype)
+    dx = upstream32 * (cumulative + x32 * density)
+    return ops.cast(dx, x.dtype), ops.cast(x32 * cumulative, x.dtype)
 
 
 @ops.custom_gradient
 def _gelu_by_hand(x):
     def gradient(*upstream):
-        return _gelu_gradient(x, upstream[0])
+        dx, _ = _gelu_backward(x, upstream[0])
+        return dx
 
     return _gelu_forward(x), gradient
 
 
 @ops.custom_gradient
 def _gelu_dense_by_hand(x, kernel, bias):
-    def rows(x):
-        return ops.reshape(x, (-1, x.shape[-1]))
-
     def gradient(*upstream):
         (upstream,) = upstream
-        dgelu = ops.matmul(upstream, ops.transpose(kernel))
-        dkernel = ops.matmul(ops.transpose(rows(_gelu_forward(x))), rows(upstream))
-        return _gelu_gradient(x, dgelu), dkernel, ops.sum(rows(upstream), axis=0)
+        dx, y = _gelu_backward(x, ops.matmul(upstream, ops.transpose(kernel)))
+        return dx, *_dense_gradients(y, upstream)
 
     return ops.add(ops.matmul(_gelu_forward(x), kernel), bias), gradient
 
 
+def _dense_gradients(x, upstream):
+    """Return the gradients of a linear layer's kernel and bias, of its input and its output's."""
+    x, upstream = (ops.reshape(t, (-1, t.shape[-1])) for t in (x, upstream))
+    return ops.matmul(ops.transpose(x), upstream), ops.sum(upstream, axis=0)
+
+
+def _normalised(x, epsilon):
+    x = ops.cast(x, "float32")
+    centred = x - ops.mean(x, axis=-1, keepdims=True)
+    variance = ops.mean(ops.square(centred), axis=-1, keepdims=True)
+    inverse = ops.rsqrt(variance + epsilon)
+    return centred * inverse, inverse
+
+
 @functools.cache
-def _layer_normalization_by_hand(epsilon):
-    def normalised(x):
-        x = ops.cast(x, "float32")
-        centred = x - ops.mean(x, axis=-1, keepdims=True)
-        variance = ops.mean(ops.square(centred), axis=-1, keepdims=True)
-        inverse = ops.rsqrt(variance + epsilon)
-        return centred * inverse, inverse
+def _layer_normalization_kernels(epsilon):
+    """Return the forward and the backward loop."""
+
+    def scaled_and_shifted(y, gamma, beta):
+        return y * ops.cast(gamma, "float32") + ops.cast(beta, "float32")
 
     @_compiled
     def forward(x, gamma, beta):
-        y, _ = normalised(x)
-        return ops.cast(y * ops.cast(gamma, "float32") + ops.cast(beta, "float32"), x.dtype)
+        y, _ = _normalised(x, epsilon)
+        return ops.cast(scaled_and_shifted(y, gamma, beta), x.dtype)
 
     @_compiled
-    def gradients(x, gamma, upstream):
-        y, inverse = normalised(x)
+    def backward(x, gamma, beta, upstream):
+        """Return the gradients, and the output once more."""
+        y, inverse = _normalised(x, epsilon)
         upstream = ops.cast(upstream, "float32")
         rows = tuple(range(len(upstream.shape) - 1))
         scaled = upstream * ops.cast(gamma, "float32")
         along = ops.mean(scaled * y, axis=-1, keepdims=True)
         dx = inverse * (scaled - ops.mean(scaled, axis=-1, keepdims=True) - y * along)
         dgamma, dbeta = ops.sum(upstream * y, axis=rows), ops.sum(upstream, axis=rows)
-        return ops.cast(dx, x.dtype), ops.cast(dgamma, gamma.dtype), ops.cast(dbeta, gamma.dtype)
+        gradients = [ops.cast(g, t.dtype) for g, t in ((dx, x), (dgamma, gamma), (dbeta, beta))]
+        return *gradients, ops.cast(scaled_and_shifted(y, gamma, beta), x.dtype)
+
+    return forward, backward
+
+
+@functools.cache
+def _layer_normalization_by_hand(epsilon):
+    forward, backward = _layer_normalization_kernels(epsilon)
 
     @ops.custom_gradient
     def by_hand(x, gamma, beta):
         def gradient(*upstream):
-            return gradients(x, gamma, upstream[0])
+            *gradients, _ = backward(x, gamma, beta, upstream[0])
+            return gradients
 
         return forward(x, gamma, beta), gradient
+
+    return by_hand
+
+
+@functools.cache
+def _layer_normalization_dense_by_hand(epsilon):
+    forward, backward = _layer_normalization_kernels(epsilon)
+
+    @ops.custom_gradient
+    def by_hand(x, gamma, beta, kernel, bias):
+        def gradient(*upstream):
+            (upstream,) = upstream
+            dy = ops.matmul(upstream, ops.transpose(kernel))
+            *gradients, y = backward(x, gamma, beta, dy)
+            return *gradients, *_dense_gradients(y, upstream)
+
+        return ops.add(ops.matmul(forward(x, gamma, beta), kernel), bias), gradient
 
     return by_hand
 
@@ -221,12 +276,25 @@ def _softmax_gradient(weights, upstream):
     return ops.cast(weights32 * (upstream - along), weights.dtype)
 
 
+def _later(upstream, *tensors):
+    """Return tensors that are there once `upstream` is.
+
+    What is computed of the same tensors twice, TensorFlow computes once, and keeps until then.
+    """
+    if keras.backend.backend() != "tensorflow":
+        return tensors
+    import tensorflow as tf
+
+    with tf.control_dependencies([upstream]):
+        return [tf.identity(tensor) for tensor in tensors]
+
+
 def _attend_by_hand(attention_mask):
     @ops.custom_gradient
     def by_hand(query, key, value):
         def gradient(*upstream):
             (upstream,) = upstream
-            weights = _attention_weights(query, key, attention_mask)
+            weights = _attention_weights(*_later(upstream, query, key), attention_mask)
             dvalue = ops.matmul(ops.transpose(weights, (0, 1, 3, 2)), upstream)
             dweights = ops.matmul(upstream, ops.transpose(value, (0, 1, 3, 2)))
             dscores = _softmax_gradient(weights, dweights)

@@ -11,6 +11,7 @@ from keras_mae.layers.training_kernels import (
     gelu_dense,
     in_use,
     layer_normalization,
+    layer_normalization_dense,
     training_kernels,
 )
 
@@ -27,6 +28,13 @@ class LayerNormalization(keras.layers.LayerNormalization):
         x = layer_normalization(inputs, self.gamma, self.beta, self.epsilon)
         return ops.cast(x, self.compute_dtype)
 
+    def before(self, dense, x):
+        """Return `dense(self(x))`, a linear layer of it; in training, `x` alone is kept for both."""
+        if in_use():
+            weights = self.gamma, self.beta, self.epsilon, dense.kernel, dense.bias
+            return layer_normalization_dense(x, *weights)
+        return dense(self(x))
+
 
 def layer_norm(name, dtype, epsilon=1e-6):
     """Return the model's layer normalisation: moments in float32, the reference's epsilon."""
@@ -41,6 +49,7 @@ class MLP(keras.layers.Layer):
         mlp_dim: int. Width of the hidden layer; the output is as wide as the input.
     Call arguments:
         x: float `(..., D)`.
+        norm: what normalises `x` first, as `layer_norm` returns it; or None.
     Returns:
         float `(..., D)`.
     """
@@ -58,11 +67,12 @@ class MLP(keras.layers.Layer):
         )
         self.output_projection.build((*input_shape[:-1], self.mlp_dim))
 
-    def call(self, x):
+    def call(self, x, norm=None):
+        hidden = self.hidden(x) if norm is None else norm.before(self.hidden, x)
         if in_use():
             output = self.output_projection
-            return gelu_dense(self.hidden(x), output.kernel, output.bias)
-        return self.output_projection(gelu(self.hidden(x)))
+            return gelu_dense(hidden, output.kernel, output.bias)
+        return self.output_projection(gelu(hidden))
 
     def compute_output_shape(self, input_shape):
         return tuple(input_shape)
@@ -186,14 +196,15 @@ class TransformerBlock(keras.layers.Layer):
         def transform(x, *context):
             with training_kernels(by_hand):
                 y = self.attention(
-                    self.attention_norm(x),
+                    x,
                     *context,
                     attention_mask=attention_mask,
                     first_query=first_query,
+                    norm=self.attention_norm,
                 )
                 x = x[:, first_query:] if first_query else x
                 x = x + self.attention_drop(y, training=training)
-                y = self.mlp(self.mlp_norm(x))
+                y = self.mlp(x, norm=self.mlp_norm)
                 return x + self.mlp_drop(y, training=training)
 
         tensors = (x,) if context is None else (x, context)

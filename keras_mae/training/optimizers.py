@@ -115,6 +115,16 @@ class AdamW(keras.optimizers.AdamW):
             grad=gradient,
         )
 
+    def _all_reduce_sum_gradients(self, grads_and_vars):
+        """Leave gradients as they are where there is one replica (Keras on TensorFlow only).
+
+        Keras would tie them together in one operation: none could be applied, and freed, before the
+        last is there.
+        """
+        if self._distribution_strategy.num_replicas_in_sync == 1:
+            return grads_and_vars
+        return super()._all_reduce_sum_gradients(grads_and_vars)
+
     def _apply_weight_decay(self, variables):
         """Nothing: `update_step` decays, at each variable's own rate."""
 
