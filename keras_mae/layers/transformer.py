@@ -29,7 +29,7 @@ class LayerNormalization(keras.layers.LayerNormalization):
         return ops.cast(x, self.compute_dtype)
 
     def before(self, dense, x):
-        """Return `dense(self(x))`, a linear layer of it; in training, `x` alone is kept for both."""
+        """Return `dense(self(x))`, a linear layer of it; in training, only `x` is kept."""
         if in_use():
             weights = self.gamma, self.beta, self.epsilon, dense.kernel, dense.bias
             return layer_normalization_dense(x, *weights)

@@ -99,6 +99,33 @@ def test_adamw_steps_by_hand(fused, monkeypatch):
     np.testing.assert_allclose(variable, weight, rtol=1e-5)
 
 
+def test_a_gradient_is_applied_without_waiting_for_the_others():
+    """It can then be freed: else all of them are in memory at once."""
+    variables = [keras.Variable([1.0]), keras.Variable([1.0])]
+    optimizer = AdamW(0.1, weight_decay=0.1)
+    optimizer.build(variables)
+
+    @tf.function
+    def step(x):
+        optimizer.apply([tf.sin(x), tf.cos(x)], variables)
+
+    graph = step.get_concrete_function(tf.TensorSpec((1,))).graph
+    updates = [op for op in graph.get_operations() if op.type == "ResourceApplyAdam"]
+    needs = [{op.type for op in ancestors(update)} & {"Sin", "Cos"} for update in updates]
+    assert needs == [{"Sin"}, {"Cos"}]
+
+
+def ancestors(op):
+    """Return all operations that one waits for."""
+    found, todo = set(), [op]
+    while todo:
+        op = todo.pop()
+        new = {tensor.op for tensor in op.inputs} | {*op.control_inputs}
+        todo += new - found
+        found |= new
+    return found
+
+
 def test_lars_by_hand():
     weight = keras.Variable([[3.0, 4.0]])  # norm 5
     bias = keras.Variable([1.0])
