@@ -10,6 +10,7 @@ PROTOCOLS = ("full", "linear", "partial", "scratch", "knn")
 STRATEGIES = ("auto", "one_device", "mirrored")  # of one host
 AUGMENTATIONS = ("source", "crop", "shift", "none")
 SMALL_IMAGE = 64  # pixels a side
+MOST_VIEWS = 1_000_000  # whose features a recipe keeps in memory
 # Settings that change no number of the run: it can go on with others.
 FREE = {
     "encoder",  # the run is of its weights, wherever they lie
@@ -29,6 +30,7 @@ class FinetuneRecipe:
     """Settings that go together; see `FinetuneSettings` for what each means.
 
     Attributes:
+        feature_views: int. Of more than some ten thousand images fewer, to fit in memory.
         least_steps: int. A run on few images has more epochs, so that it has so many steps.
         beta_2: float. AdamW's second moment's decay.
     """
@@ -308,6 +310,8 @@ class FinetuneSettings(RunSettings):
         values = {field: getattr(recipe, field) for field in _OF_RECIPE}
         values["batch_size"] = min(recipe.batch_size, num_examples)
         batch_size = self.batch_size or values["batch_size"]
+        views = min(recipe.feature_views, max(1, MOST_VIEWS // num_examples))
+        values["feature_views"] = views
         values["epochs"] = max(recipe.epochs, recipe.least_steps * batch_size / num_examples)
         # Warm-up keeps its share of a run that is shorter or longer than the recipe's.
         epochs = self.epochs or values["epochs"]

@@ -135,7 +135,7 @@ def of_variables_only(op):
 
 
 def test_less_is_kept_for_the_gradient():
-    # Of each token, 8 wide, plain operations keep 224 numbers, and 80 are kept by hand (views of one
+    # Of each token, 8 wide, plain operations keep 224 numbers; by hand, 80 are kept (views of one
     # tensor are counted each).
     assert kept(True) < 0.4 * kept(False)
 

@@ -90,6 +90,14 @@ def test_partial_has_one_block_unless_told():
     assert FinetuneSettings("x", protocol="partial", trainable_blocks=0).trainable_blocks == 0
 
 
+def test_many_images_have_fewer_views():
+    def views(num_examples):
+        return resolved(num_examples=num_examples, protocol="linear").feature_views
+
+    assert (views(4000), views(62_500), views(125_000), views(3_000_000)) == (16, 16, 8, 1)
+    assert resolved(LARGE, 4000, protocol="linear").feature_views == 0  # the paper's
+
+
 def test_views_that_are_kept_cannot_be_mixed():
     assert resolved(protocol="linear").feature_views > 0
     with pytest.raises(ValueError, match="`feature_views` must be 0 with mixup"):
