@@ -9,6 +9,7 @@ os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
 import keras
 import pytest
 import tensorflow as tf
+from forks import Forks
 
 # Two replicas on one machine, for the tests of `tf.distribute`. They can be had only before
 # TensorFlow runs its first op, which no import does. Ops go to the first CPU unless told otherwise.
@@ -32,3 +33,12 @@ def replicas():
     One for all tests: those of a second strategy would get the collective keys of the first's.
     """
     return tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+
+
+@pytest.fixture(scope="session")
+def forks():
+    """Return what runs scripts in processes of their own, TensorFlow imported."""
+    with Forks(
+        "keras_mae.runs.report", "keras_mae.interop", "keras_mae.export.saved_model"
+    ) as forks:
+        yield forks

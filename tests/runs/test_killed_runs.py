@@ -4,7 +4,6 @@ import importlib.util
 import random
 import shutil
 import signal
-import subprocess
 import time
 from pathlib import Path
 
@@ -15,11 +14,18 @@ _SPEC = importlib.util.spec_from_file_location("kill_test", _PATH)
 kill_test = importlib.util.module_from_spec(_SPEC)
 _SPEC.loader.exec_module(kill_test)
 
-STEPS = 40
+STEPS = 200
+
+pytestmark = pytest.mark.usefixtures("small_preset")
 
 
 @pytest.mark.slow
-def test_killed_in_a_step_in_a_save_and_by_sigterm(tmp_path):
+def test_killed_in_a_step_in_a_save_and_by_sigterm(forks, tmp_path, monkeypatch):
+    def start(directory, steps):
+        _, *command = kill_test.command(directory, steps)
+        return forks.start(*command, before=["small_preset:shrink"])
+
+    monkeypatch.setattr(kill_test, "start", start)
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     kill_test.finish(whole, STEPS)
 
@@ -29,9 +35,7 @@ def test_killed_in_a_step_in_a_save_and_by_sigterm(tmp_path):
         kill = kill_test.kill_once(cut, STEPS, rng, in_save)
         assert kill is not None, "the run ended before it could be killed"
         steps.append(kill[0])
-    process = subprocess.Popen(
-        kill_test.command(cut, STEPS), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
+    process = start(cut, STEPS)
     while process.poll() is None and kill_test.newest_step(cut) == steps[-1]:
         time.sleep(0.01)
     process.send_signal(signal.SIGTERM)

@@ -10,9 +10,11 @@ from keras_mae.runs.pretrain import pretrain
 from keras_mae.runs.settings import PretrainSettings
 from keras_mae.training import NonFiniteLossError
 
+pytestmark = pytest.mark.usefixtures("small_preset")
+
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory):
+def run(small_preset, tmp_path_factory):
     """A short run on the digits, and what it returned."""
     directory = tmp_path_factory.mktemp("run") / "out"
     settings = PretrainSettings(

@@ -12,6 +12,8 @@ from keras_mae.data import eval_dataset, load_source
 from keras_mae.runs import pretrain as runs
 from keras_mae.runs.settings import PretrainSettings
 
+pytestmark = pytest.mark.usefixtures("small_preset")
+
 
 @pytest.fixture
 def run(replicas, monkeypatch):

@@ -4,8 +4,6 @@ A second `MirroredStrategy` in one process would share the first one's collectiv
 """
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import keras
@@ -15,22 +13,20 @@ import pytest
 SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "pretrain.py"
 
 
-def run(directory, *flags):
+def run(forks, directory, *flags):
     """Pre-train three steps; return the weights and the lines of the log."""
-    command = [sys.executable, str(SCRIPT), "--dataset=photos", "--steps=3", "--batch_size=8"]
-    command += ["--probe_images=50"]
-    done = subprocess.run(
-        [*command, "--nojit", f"--output_dir={directory}", *flags], capture_output=True, text=True
-    )
+    command = [SCRIPT, "--dataset=photos", "--steps=3", "--batch_size=8", "--probe_images=50"]
+    command += ["--nojit", f"--output_dir={directory}", *flags]
+    done = forks.run(*command, before=["small_preset:shrink"])
     assert done.returncode == 0, done.stderr
     log = [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]
     return keras.models.load_model(directory / "mae.keras").weights, log
 
 
 @pytest.mark.slow
-def test_two_replicas_train_as_one_device_with_the_same_global_batch(tmp_path):
-    weights, log = run(tmp_path / "one", "--strategy=one_device")
-    others, other_log = run(tmp_path / "two", "--strategy=mirrored", "--logical_devices=2")
+def test_two_replicas_train_as_one_device_with_the_same_global_batch(forks, tmp_path):
+    weights, log = run(forks, tmp_path / "one", "--strategy=one_device")
+    others, other_log = run(forks, tmp_path / "two", "--strategy=mirrored", "--logical_devices=2")
     assert [line["step"] for line in log] == [line["step"] for line in other_log] == [3, 3]
     assert log[0]["loss"] == pytest.approx(other_log[0]["loss"], rel=1e-5)
     assert log[1]["val_loss"] == pytest.approx(other_log[1]["val_loss"], rel=1e-5)

@@ -4,8 +4,6 @@ import json
 import os
 import signal
 import socket
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -32,20 +30,14 @@ def free_ports(count):
 class Cluster:
     """Two processes of one command; each gets its TF_CONFIG."""
 
-    def __init__(self, *commands):
+    def __init__(self, forks, *commands):
         addresses = [f"127.0.0.1:{port}" for port in free_ports(2)]
         self.processes = []
         for index, command in enumerate(commands):
             task = {"cluster": {"worker": addresses}, "task": {"type": "worker", "index": index}}
-            environment = {**os.environ, "TF_CONFIG": json.dumps(task), "CUDA_VISIBLE_DEVICES": ""}
+            environment = {"TF_CONFIG": json.dumps(task), "CUDA_VISIBLE_DEVICES": ""}
             self.processes.append(
-                subprocess.Popen(
-                    [sys.executable, *map(str, command)],
-                    env=environment,
-                    stdout=subprocess.PIPE,
-                    stderr=subprocess.PIPE,
-                    text=True,
-                )
+                forks.start(*command, before=["small_preset:shrink"], **environment)
             )
 
     def __enter__(self):
@@ -53,8 +45,7 @@ class Cluster:
 
     def __exit__(self, *_):
         for process in self.processes:
-            if process.poll() is None:
-                process.kill()
+            process.kill()
             process.communicate()
 
     def ended(self):
@@ -64,10 +55,10 @@ class Cluster:
 
 
 @pytest.mark.slow
-def test_two_workers_train_as_one_device_with_the_same_global_batch(tmp_path):
+def test_two_workers_train_as_one_device_with_the_same_global_batch(forks, tmp_path):
     targets = [tmp_path / f"{index}.npz" for index in range(2)]
     script = HERE.with_name("worker_run.py")
-    with Cluster(*[(script, target) for target in targets]) as cluster:
+    with Cluster(forks, *[(script, target) for target in targets]) as cluster:
         expected = worker_run.train(Workers(tf.distribute.get_strategy()))
         for status, _, errors in cluster.ended():
             assert status == 0, errors[-3000:]
@@ -79,14 +70,14 @@ def test_two_workers_train_as_one_device_with_the_same_global_batch(tmp_path):
 
 
 @pytest.mark.slow
-def test_one_worker_is_killed_the_other_says_so_and_both_go_on_to_the_end(tmp_path):
+def test_one_worker_is_killed_the_other_says_so_and_both_go_on_to_the_end(forks, tmp_path):
     run = tmp_path / "run"
     flags = ["--dataset=photos", "--batch_size=8", "--nojit", "--decoder_num_layers=1"]
     flags += ["--probe_images=50"]
     flags += ["--strategy=multi_worker", "--steps=12", "--checkpoint_steps=4"]
     command = [SCRIPT, f"--output_dir={run}", *flags]
     first = run / "checkpoints" / "step_00000004.npz"
-    with Cluster(command, command) as cluster:
+    with Cluster(forks, command, command) as cluster:
         survivor, victim = cluster.processes
         deadline = time.monotonic() + PATIENCE
         while not first.exists() and time.monotonic() < deadline and survivor.poll() is None:
@@ -98,7 +89,7 @@ def test_one_worker_is_killed_the_other_says_so_and_both_go_on_to_the_end(tmp_pa
     assert "the run goes on after step " in errors
     assert not (run / "results.json").exists()
 
-    with Cluster(command, command) as cluster:
+    with Cluster(forks, command, command) as cluster:
         (status, output, errors), (other_status, other_output, other_errors) = cluster.ended()
     assert (status, other_status) == (0, 0), errors[-3000:] + other_errors[-3000:]
     assert "Going on after step " in output and "Loss on held-out images" in output

@@ -12,14 +12,11 @@ from keras_mae import MaskedAutoencoder, load_pretrained
 SCRIPT = Path(__file__).parents[2] / "scripts" / "convert.py"
 
 
-def convert(**flags):
-    arguments = [f"--{name}={value}" for name, value in flags.items()]
-    return subprocess.run(
-        [sys.executable, SCRIPT, *arguments], capture_output=True, text=True, timeout=300
-    )
+def command(**flags):
+    return [str(SCRIPT), *(f"--{name}={value}" for name, value in flags.items())]
 
 
-def test_there_and_back_again(tmp_path):
+def test_there_and_back_again(forks, tmp_path):
     pytest.importorskip("torch")
     model = MaskedAutoencoder.from_preset("mae_vit_mini_patch4", norm_pix_loss=False)
     model.save(tmp_path / "a.keras")
@@ -27,7 +24,9 @@ def test_there_and_back_again(tmp_path):
         ("a.keras", "meta", "meta"),
         ("meta", "b.keras", "keras"),
     ):
-        done = convert(source=tmp_path / source, target=tmp_path / target, format=format)
+        done = forks.run(
+            *command(source=tmp_path / source, target=tmp_path / target, format=format)
+        )
         assert done.returncode == 0, done.stderr
         assert "MaskedAutoencoder" in done.stdout
         assert "largest difference of a weight 0, " in done.stdout
@@ -38,7 +37,12 @@ def test_there_and_back_again(tmp_path):
 
 
 def test_errors_are_one_line(tmp_path):
-    done = convert(source=tmp_path / "none", target=tmp_path / "out")
+    done = subprocess.run(
+        [sys.executable, *command(source=tmp_path / "none", target=tmp_path / "out")],
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
     assert done.returncode == 1
     assert done.stderr.strip().splitlines()[-1].startswith("error: `path` must be a file")
     assert not (tmp_path / "out").exists()

@@ -35,15 +35,14 @@ def encoder(tmp_path_factory):
 
 
 def command(*flags):
-    return [sys.executable, str(SCRIPT), "--nojit", *map(str, flags)]
-
-
-def run(*flags):
-    return subprocess.run(command(*flags), capture_output=True, text=True, timeout=300)
+    return [str(SCRIPT), "--nojit", *map(str, flags)]
 
 
 def test_it_prints_the_recipe_and_each_rate(encoder):
-    done = run(f"--encoder={encoder}", "--dry_run", "--randaugment=2,9", "--layer_decay=.5")
+    flags = [f"--encoder={encoder}", "--dry_run", "--randaugment=2,9", "--layer_decay=.5"]
+    done = subprocess.run(
+        [sys.executable, *command(*flags)], capture_output=True, text=True, timeout=300
+    )
     assert done.returncode == 0, done.stderr
     assert "Recipe in use: small, full" in done.stdout
     assert "randaugment=(2, 9.0)*" in done.stdout and "layer_decay=0.5*" in done.stdout
@@ -58,8 +57,8 @@ def test_it_prints_the_recipe_and_each_rate(encoder):
         (["--protocol=scratch", "--randaugment=a,b"], "could not convert"),
     ],
 )
-def test_bad_flags_end_with_one_line_and_status_1(flags, message):
-    done = run(*flags)
+def test_bad_flags_end_with_one_line_and_status_1(forks, flags, message):
+    done = forks.run(*command(*flags))
     assert done.returncode == 1
     error = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
     assert len(error) == 1 and message in error[0]
@@ -67,18 +66,16 @@ def test_bad_flags_end_with_one_line_and_status_1(flags, message):
 
 
 @pytest.mark.slow
-def test_killed_and_stopped_runs_end_as_one_that_was_not(encoder, tmp_path):
+def test_killed_and_stopped_runs_end_as_one_that_was_not(forks, encoder, tmp_path):
     flags = [f"--encoder={encoder}", "--train_examples=100", "--steps=150", "--batch_size=10"]
     flags += ["--checkpoint_steps=5", "--drop_path=.1", "--mixup=.8", "--ema=.9", "--erasing=.25"]
     whole, cut = tmp_path / "whole", tmp_path / "cut"
-    done = run(*flags, f"--output_dir={whole}")
+    done = forks.run(*command(*flags, f"--output_dir={whole}"))
     assert done.returncode == 0, done.stderr
 
     newest = 0
     for number in (signal.SIGKILL, signal.SIGTERM):
-        process = subprocess.Popen(
-            command(*flags, f"--output_dir={cut}"), stdout=subprocess.PIPE, text=True
-        )
+        process = forks.start(*command(*flags, f"--output_dir={cut}"))
         while process.poll() is None and newest_step(cut) <= newest:
             time.sleep(0.02)
         process.send_signal(number)
@@ -87,7 +84,7 @@ def test_killed_and_stopped_runs_end_as_one_that_was_not(encoder, tmp_path):
         newest = newest_step(cut)
     assert process.returncode == 0 and "SIGTERM: stopped after step" in output
 
-    done = run(*flags, f"--output_dir={cut}")
+    done = forks.run(*command(*flags, f"--output_dir={cut}"))
     assert done.returncode == 0, done.stderr
     assert f"Going on after step {newest}." in done.stdout
     models = [keras.models.load_model(d / "model.keras") for d in (whole, cut)]

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -12,16 +13,9 @@ from PIL import Image
 SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "report.py"
 
 
-def command(*arguments):
-    return [sys.executable, str(SCRIPT), *map(str, arguments)]
-
-
-def run(*arguments):
-    return subprocess.run(command(*arguments), capture_output=True, text=True, timeout=600)
-
-
 def test_a_bad_flag_ends_with_one_line_and_status_1(tmp_path):
-    done = run("--sweep=mask=.5,.75", f"--output_dir={tmp_path}/out")
+    command = [sys.executable, SCRIPT, "--sweep=mask=.5,.75", f"--output_dir={tmp_path}/out"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600)
     assert done.returncode == 1 and "Traceback" not in done.stderr
     error = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
     assert len(error) == 1 and "`sweep` must name fields among" in error[0]
@@ -41,18 +35,19 @@ def folder(tmp_path_factory):
 
 
 @pytest.mark.slow
-def test_a_report_that_was_killed_goes_on_after_what_is_done(folder, tmp_path):
+def test_a_report_that_was_killed_goes_on_after_what_is_done(forks, folder, tmp_path):
     flags = [f"--dataset=folder:{folder}", "--seeds=3", "--train_examples=0", "--ks=5"]
     flags += ["--pretrain=steps=2", "--pretrain=image_size=16", "--pretrain=batch_size=8"]
     flags += ["--finetune=steps=2", "--finetune=batch_size=8", "--parts=full", "--nojit"]
     flags += [f"--output_dir={tmp_path}/out"]
-    with subprocess.Popen(command(*flags), stdout=subprocess.PIPE, text=True) as process:
-        for line in process.stdout:
-            if line.startswith("[2/2] seed 3: fine-tuned, 38 labels"):
-                process.kill()
-                break
+    small = ["small_preset:shrink"]
+    process = forks.start(SCRIPT, *flags, before=small)
+    while process.poll() is None and "\n[2/2] seed 3: fine-tuned, 38" not in process.output()[0]:
+        time.sleep(0.02)
+    process.kill()
+    process.communicate()
     assert not (tmp_path / "out/report.md").exists()
-    done = run(*flags)
+    done = forks.run(SCRIPT, *flags, before=small)
     assert done.returncode == 0, done.stderr
     assert "1 of 2 jobs were done before." in done.stdout and "pre-training" not in done.stdout
     summary = json.loads((tmp_path / "out/report.json").read_text())

@@ -11,12 +11,13 @@ from PIL import Image
 ROOT = Path(__file__).resolve().parents[2]
 
 
+def command(script, *arguments):
+    return [ROOT / "scripts" / script, *map(str, arguments)]
+
+
 def run(script, *arguments):
     return subprocess.run(
-        [sys.executable, str(ROOT / "scripts" / script), *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        timeout=300,
+        [sys.executable, *command(script, *arguments)], capture_output=True, text=True, timeout=300
     )
 
 
@@ -53,8 +54,8 @@ def test_reconstruct_draws_a_persons_own_pictures(trained, tmp_path):
         ("reconstruct.py", ["--model=nowhere", "--image=x.png"], "`model` must be"),
     ],
 )
-def test_bad_flags_end_with_one_line_and_status_1(script, arguments, message):
-    done = run(script, *arguments)
+def test_bad_flags_end_with_one_line_and_status_1(forks, script, arguments, message):
+    done = forks.run(*command(script, *arguments))
     assert done.returncode == 1
     error = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
     assert len(error) == 1 and message in error[0]
@@ -67,14 +68,14 @@ def test_the_model_opens_with_nothing_but_the_package_imported(trained):
     assert done.returncode == 0, done.stderr
 
 
-def test_a_run_is_not_written_over(trained):
+def test_a_run_is_not_written_over(forks, trained):
     before = (trained / "config.json").read_bytes()
-    done = run("pretrain.py", "--steps=1", f"--output_dir={trained}")
+    done = forks.run(*command("pretrain.py", "--steps=1", f"--output_dir={trained}"))
     assert done.returncode == 1 and "`output_dir` holds a run with other settings" in done.stderr
     assert (trained / "config.json").read_bytes() == before
 
 
-def test_help_shows_every_flag():
-    done = run("pretrain.py", "--help")
+def test_help_shows_every_flag(forks):
+    done = forks.run(*command("pretrain.py", "--help"))
     for flag in ("dataset", "preset", "mask_ratio", "precision", "output_dir", "decoder_attention"):
         assert f"--{flag}" in done.stdout.replace("[no]", "")
