@@ -1,7 +1,8 @@
 import pytest
-from small_preset import NAME, shrink
+from small_runs import NAME, shrink, train_only
 
 from keras_mae.models import presets
+from keras_mae.runs import pretrain
 
 
 @pytest.fixture(scope="module")
@@ -11,3 +12,12 @@ def small_preset():
         patch.setitem(presets._TABLE, NAME, presets._TABLE[NAME])
         shrink()
         yield
+
+
+@pytest.fixture
+def no_figures(monkeypatch):
+    """Let runs end with `mae.keras`."""
+    monkeypatch.setattr(
+        pretrain, "_write_encoder_and_figures", pretrain._write_encoder_and_figures
+    )
+    train_only()

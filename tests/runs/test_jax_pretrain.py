@@ -21,7 +21,7 @@ def run(directory, *flags):
         **os.environ,
         "KERAS_BACKEND": "jax",
         "JAX_PLATFORMS": "cpu",
-        "XLA_FLAGS": "--xla_force_host_platform_device_count=2",
+        "XLA_FLAGS": os.environ["XLA_FLAGS"] + " --xla_force_host_platform_device_count=2",
     }
     command = [sys.executable, str(SCRIPT), "--dataset=photos", f"--output_dir={directory}"]
     command += ["--steps=5", "--batch_size=8", "--decoder_num_layers=1", "--checkpoint_steps=3"]

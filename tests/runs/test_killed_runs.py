@@ -9,6 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from keras_mae.runs.pretrain import pretrain
+from keras_mae.runs.settings import PretrainSettings
+
 _PATH = Path(__file__).resolve().parents[2] / "benchmarks" / "kill_test.py"
 _SPEC = importlib.util.spec_from_file_location("kill_test", _PATH)
 kill_test = importlib.util.module_from_spec(_SPEC)
@@ -23,7 +26,7 @@ pytestmark = pytest.mark.usefixtures("small_preset")
 def test_killed_in_a_step_in_a_save_and_by_sigterm(forks, tmp_path, monkeypatch):
     def start(directory, steps):
         _, *command = kill_test.command(directory, steps)
-        return forks.start(*command, before=["small_preset:shrink"])
+        return forks.start(*command, before=["small_runs:shrink", "small_runs:train_only"])
 
     monkeypatch.setattr(kill_test, "start", start)
     whole, cut = tmp_path / "whole", tmp_path / "cut"
@@ -48,10 +51,7 @@ def test_killed_in_a_step_in_a_save_and_by_sigterm(forks, tmp_path, monkeypatch)
     assert kill_test.differences(whole, cut) == []
 
 
-def test_cut_between_and_within_epochs(tmp_path):
-    from keras_mae.runs.pretrain import pretrain
-    from keras_mae.runs.settings import PretrainSettings
-
+def test_cut_between_and_within_epochs(no_figures, tmp_path):
     def run(directory):
         pretrain(
             PretrainSettings(
@@ -78,26 +78,3 @@ def test_cut_between_and_within_epochs(tmp_path):
                 path.unlink()
         run(cut)
         assert kill_test.differences(whole, cut) == [], cut_after
-
-
-def test_a_run_that_has_ended_is_shown_again_and_other_settings_are_refused(tmp_path, capsys):
-    from keras_mae.runs.pretrain import pretrain
-    from keras_mae.runs.settings import PretrainSettings
-
-    same = {
-        "dataset": "photos",
-        "probe_images": 50,
-        "steps": 2,
-        "batch_size": 8,
-        "jit": False,
-        "output_dir": str(tmp_path / "run"),
-    }
-    results = pretrain(PretrainSettings(**same))
-    files = {p: p.stat().st_mtime_ns for p in (tmp_path / "run").rglob("*")}
-    assert pretrain(PretrainSettings(**same, keep=5)) == results
-    assert "This run has ended" in capsys.readouterr().out
-    assert {p: p.stat().st_mtime_ns for p in (tmp_path / "run").rglob("*")} == files
-    with pytest.raises(ValueError, match="seed was 0 and is 1; weight_decay was 0.05 and is 0.1"):
-        pretrain(PretrainSettings(**same, seed=1, weight_decay=0.1))
-    with pytest.raises(ValueError, match="must be empty or new without resuming"):
-        pretrain(PretrainSettings(**same, resume="never"))

@@ -10,6 +10,8 @@ from keras_mae.runs.pretrain import pretrain
 from keras_mae.runs.settings import PretrainSettings
 from keras_mae.training import NonFiniteLossError
 
+SHORT = {"steps": 70, "batch_size": 64, "jit": False, "probe_images": 300}
+
 pytestmark = pytest.mark.usefixtures("small_preset")
 
 
@@ -17,9 +19,7 @@ pytestmark = pytest.mark.usefixtures("small_preset")
 def run(small_preset, tmp_path_factory):
     """A short run on the digits, and what it returned."""
     directory = tmp_path_factory.mktemp("run") / "out"
-    settings = PretrainSettings(
-        steps=70, batch_size=64, jit=False, probe_images=300, output_dir=str(directory)
-    )
+    settings = PretrainSettings(**SHORT, output_dir=str(directory))
     return directory, pretrain(settings)
 
 
@@ -76,7 +76,20 @@ def test_encoder_saved_model_and_autoencoder_agree(run):
     np.testing.assert_allclose(served.serve(images), encoder(images), atol=1e-5)
 
 
-def test_the_same_seed_gives_the_same_weights_and_another_does_not(tmp_path):
+def test_a_run_that_has_ended_is_shown_again_and_other_settings_are_refused(run, capsys):
+    directory, results = run
+    same = {**SHORT, "output_dir": str(directory)}
+    files = {p: p.stat().st_mtime_ns for p in directory.rglob("*")}
+    assert pretrain(PretrainSettings(**same, keep=5)) == results
+    assert "This run has ended" in capsys.readouterr().out
+    assert {p: p.stat().st_mtime_ns for p in directory.rglob("*")} == files
+    with pytest.raises(ValueError, match="seed was 0 and is 1; weight_decay was 0.05 and is 0.1"):
+        pretrain(PretrainSettings(**same, seed=1, weight_decay=0.1))
+    with pytest.raises(ValueError, match="must be empty or new without resuming"):
+        pretrain(PretrainSettings(**same, resume="never"))
+
+
+def test_the_same_seed_gives_the_same_weights_and_another_does_not(no_figures, tmp_path):
     def weights(name, seed):
         directory = tmp_path / name
         settings = PretrainSettings(
@@ -90,8 +103,8 @@ def test_the_same_seed_gives_the_same_weights_and_another_does_not(tmp_path):
         )
         results = pretrain(settings)
         assert "accuracy" not in results  # no labels
-        model = keras.models.load_model(directory / "encoder.keras")
-        assert model.channels == 3
+        model = keras.models.load_model(directory / "mae.keras")
+        assert model.encoder.channels == 3
         return [np.array(v) for v in model.weights]
 
     first, again, other = weights("a", 5), weights("b", 5), weights("c", 6)

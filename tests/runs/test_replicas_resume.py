@@ -28,7 +28,7 @@ def run(replicas, monkeypatch):
     return pretrain
 
 
-def test_cut_within_an_epoch_and_gone_on_with(run, tmp_path):
+def test_cut_within_an_epoch_and_gone_on_with(run, no_figures, tmp_path):
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     run(whole, dataset="photos", checkpoint_steps=3)
     shutil.copytree(whole, cut)

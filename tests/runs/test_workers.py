@@ -37,7 +37,7 @@ class Cluster:
             task = {"cluster": {"worker": addresses}, "task": {"type": "worker", "index": index}}
             environment = {"TF_CONFIG": json.dumps(task), "CUDA_VISIBLE_DEVICES": ""}
             self.processes.append(
-                forks.start(*command, before=["small_preset:shrink"], **environment)
+                forks.start(*command, before=["small_runs:shrink"], **environment)
             )
 
     def __enter__(self):

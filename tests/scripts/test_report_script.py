@@ -40,7 +40,7 @@ def test_a_report_that_was_killed_goes_on_after_what_is_done(forks, folder, tmp_
     flags += ["--pretrain=steps=2", "--pretrain=image_size=16", "--pretrain=batch_size=8"]
     flags += ["--finetune=steps=2", "--finetune=batch_size=8", "--parts=full", "--nojit"]
     flags += [f"--output_dir={tmp_path}/out"]
-    small = ["small_preset:shrink"]
+    small = ["small_runs:shrink"]
     process = forks.start(SCRIPT, *flags, before=small)
     while process.poll() is None and "\n[2/2] seed 3: fine-tuned, 38" not in process.output()[0]:
         time.sleep(0.02)
