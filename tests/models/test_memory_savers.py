@@ -1,5 +1,7 @@
 """What trades time for memory changes no number: accumulation, recomputing; and XLA on replicas."""
 
+import functools
+
 import keras
 import numpy as np
 import pytest
@@ -26,6 +28,13 @@ def trained(batch=6, data=None, steps=2, model_options=None, **options):
     return [log["loss"] for log in losses], model.get_weights()
 
 
+@functools.cache
+def plain(jit_compile, batch=6, attention="self"):
+    """Train without any of it: what several tests compare with."""
+    options = {"decoder_attention": attention}
+    return trained(batch, jit_compile=jit_compile, model_options=options)
+
+
 def assert_same(one, other, tolerance=1e-5):
     np.testing.assert_allclose(one[0], other[0], rtol=tolerance)
     for weight, expected in zip(one[1], other[1], strict=True):
@@ -37,9 +46,8 @@ def assert_same(one, other, tolerance=1e-5):
     [(2, True), (4, False)],  # 4 does not divide 6: it becomes 6
 )
 def test_accumulated_step_is_that_of_the_large_batch(accumulate_steps, jit_compile):
-    options = {"jit_compile": jit_compile}
-    parts = trained(accumulate_steps=accumulate_steps, **options)
-    assert_same(parts, trained(**options))
+    parts = trained(accumulate_steps=accumulate_steps, jit_compile=jit_compile)
+    assert_same(parts, plain(jit_compile))
 
 
 @pytest.mark.parametrize("jit_compile", [False, True])
@@ -55,7 +63,7 @@ def test_all_of_it_on_two_replicas_is_one_device(replicas, jit_compile):
         )
     assert model._jit_gradients == jit_compile
     losses = [model.fit(data, steps_per_epoch=1, verbose=0).history["loss"][0] for _ in range(2)]
-    assert_same((losses, model.get_weights()), trained(batch=8))
+    assert_same((losses, model.get_weights()), plain(False, batch=8))
 
 
 def test_accumulation_with_schedule_and_recomputing():
@@ -103,7 +111,7 @@ def test_parts_are_small_and_their_mean_counts_rows(rows, known):
 )
 def test_recomputing_changes_no_number(attention, jit_compile):
     options = {"jit_compile": jit_compile, "model_options": {"decoder_attention": attention}}
-    assert_same(trained(recompute=True, **options), trained(**options))
+    assert_same(trained(recompute=True, **options), plain(jit_compile, attention=attention))
 
 
 def test_recomputing_runs_the_blocks_again():

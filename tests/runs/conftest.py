@@ -17,7 +17,5 @@ def small_preset():
 @pytest.fixture
 def no_figures(monkeypatch):
     """Let runs end with `mae.keras`."""
-    monkeypatch.setattr(
-        pretrain, "_write_encoder_and_figures", pretrain._write_encoder_and_figures
-    )
+    monkeypatch.setattr(pretrain, "_write_encoder_and_figures", pretrain._write_encoder_and_figures)
     train_only()

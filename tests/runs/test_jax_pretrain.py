@@ -3,31 +3,33 @@
 import importlib.util
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import keras
 import numpy as np
 import pytest
+from forks import Forks
 
 import keras_mae  # noqa: F401 (registers the classes)
 
 SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "pretrain.py"
 
 
-def run(directory, *flags):
-    environment = {
-        **os.environ,
-        "KERAS_BACKEND": "jax",
-        "JAX_PLATFORMS": "cpu",
-        "XLA_FLAGS": os.environ["XLA_FLAGS"] + " --xla_force_host_platform_device_count=2",
-    }
-    command = [sys.executable, str(SCRIPT), "--dataset=photos", f"--output_dir={directory}"]
-    command += ["--steps=5", "--batch_size=8", "--decoder_num_layers=1", "--checkpoint_steps=3"]
-    return subprocess.run(
-        [*command, *flags], env=environment, capture_output=True, text=True, timeout=300
-    )
+@pytest.fixture(scope="module")
+def jax_forks():
+    with Forks(
+        "keras_mae.runs.pretrain",
+        KERAS_BACKEND="jax",
+        JAX_PLATFORMS="cpu",
+        XLA_FLAGS=os.environ["XLA_FLAGS"] + " --xla_force_host_platform_device_count=2",
+    ) as forks:
+        yield forks
+
+
+def run(forks, directory, *flags):
+    command = [SCRIPT, "--dataset=photos", f"--output_dir={directory}"]
+    command += ["--steps=5", "--batch_size=8", "--checkpoint_steps=3"]
+    return forks.run(*command, *flags, before=["small_runs:shrink"])
 
 
 def result(directory):
@@ -38,15 +40,15 @@ def result(directory):
 
 @pytest.mark.skipif(importlib.util.find_spec("jax") is None, reason="jax is not installed")
 @pytest.mark.slow
-def test_a_run_on_two_devices_is_cut_and_goes_on_to_the_same_end(tmp_path):
-    done = run(tmp_path, "--probe_images=77")  # an odd number of held-out images
+def test_a_run_on_two_devices_is_cut_and_goes_on_to_the_same_end(jax_forks, tmp_path):
+    done = run(jax_forks, tmp_path, "--probe_images=77")  # an odd number of held-out images
     assert done.returncode == 0, done.stderr[-3000:]
     assert "encoder/1 is not written" in done.stdout
     log, weights = result(tmp_path)
     assert [step for step, *_ in log] == [5, 5]
     (tmp_path / "results.json").unlink()
     (tmp_path / "checkpoints" / "step_00000005.npz").unlink()
-    again = run(tmp_path, "--probe_images=77")
+    again = run(jax_forks, tmp_path, "--probe_images=77")
     assert again.returncode == 0, again.stderr[-3000:]
     assert "Going on after step 3." in again.stdout
     other_log, other_weights = result(tmp_path)

@@ -17,7 +17,7 @@ _SPEC = importlib.util.spec_from_file_location("kill_test", _PATH)
 kill_test = importlib.util.module_from_spec(_SPEC)
 _SPEC.loader.exec_module(kill_test)
 
-STEPS = 200
+STEPS = 120
 
 pytestmark = pytest.mark.usefixtures("small_preset")
 
