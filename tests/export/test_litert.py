@@ -230,7 +230,7 @@ def test_a_source_may_stand_for_its_name(trained, tmp_path):
 @pytest.mark.slow
 def test_twelve_blocks_with_random_weights(tmp_path):
     keras.utils.set_random_seed(0)
-    # Of ViT-S/16: the converter takes minutes of a processor for ViT-B/16's weights.
+    # The widths of ViT-S/16: with those of ViT-B/16 the converter takes four times as long.
     model = ViTEncoder(image_size=(64, 96), hidden_dim=384, num_heads=6)
     path = export(model, tmp_path, num_check_images=2)
     found = json.loads((path.parent / "card.json").read_text())
