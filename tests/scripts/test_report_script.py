@@ -37,7 +37,7 @@ def folder(tmp_path_factory):
 @pytest.mark.slow
 def test_a_report_that_was_killed_goes_on_after_what_is_done(forks, folder, tmp_path):
     flags = [f"--dataset=folder:{folder}", "--seeds=3", "--train_examples=0", "--ks=5"]
-    flags += ["--pretrain=steps=2", "--pretrain=image_size=16", "--pretrain=batch_size=8"]
+    flags += ["--pretrain=steps=2", "--pretrain=image_size=14", "--pretrain=batch_size=8"]
     flags += ["--finetune=steps=2", "--finetune=batch_size=8", "--parts=full", "--nojit"]
     flags += [f"--output_dir={tmp_path}/out"]
     small = ["small_runs:shrink"]
