@@ -7,10 +7,10 @@ from tiny import images, shake, tiny
 
 from keras_mae.layers import MaskRatioSchedule
 
-# A mask is a list of patches whatever has drawn it: each masking once, and each attention.
 CASES = {
     f"{masking}, {attention}": {"masking": masking, "decoder_attention": attention}
-    for masking, attention in (("random", "self"), ("block", "masked"), ("grid", "cross"))
+    for masking in ("random", "block", "grid")
+    for attention in ("self", "masked", "cross")
 }
 CASES["schedule"] = {"mask_ratio": MaskRatioSchedule(0.5, 0.75, total_steps=4, num_levels=2)}
 
