@@ -83,6 +83,9 @@ FLAGS = {
         flags.DEFINE_float("erasing", None, "Chance that a box of an image is erased."),
         flags.DEFINE_float("ema", None, "Decay of the averaged weights, which are kept; 0: off."),
         flags.DEFINE_enum("pooling", None, list(POOLINGS), "Class token, mean of patches, both."),
+        flags.DEFINE_integer(
+            "pooled_blocks", None, "So many last blocks' tokens are pooled, side by side."
+        ),
         flags.DEFINE_enum("augmentation", None, AUGMENTATIONS, "source: the data set's own."),
         flags.DEFINE_enum("resize", "bicubic", ["bilinear", "bicubic"], "Of the random crops."),
         flags.DEFINE_integer(

@@ -24,7 +24,7 @@ from keras_mae.models.encoder import ViTEncoder
 from keras_mae.models.presets import list_presets, preset_config
 from keras_mae.models.weights import assign_weights, get_weights
 from keras_mae.training.output import write_json
-from keras_mae.transfer.classifier import ViTClassifier, find_encoder
+from keras_mae.transfer.classifier import ViTClassifier, encoder_tokens, find_encoder
 from keras_mae.transfer.features import pool_tokens
 
 # How far a file's numbers may be from the Keras model's, by format and the precision it is written
@@ -130,7 +130,11 @@ def open_source(model, image_size=None):
         "final_norm": encoder.final_norm,
     }
     if isinstance(model, ViTClassifier):
-        facts.update(num_classes=model.num_classes, pooling=model.pooling)
+        facts.update(
+            num_classes=model.num_classes,
+            pooling=model.pooling,
+            pooled_blocks=model.pooled_blocks,
+        )
     return Source(copy, facts)
 
 
@@ -194,23 +198,38 @@ def normalize(encoder, pixels):
     return pixels * scale + offset
 
 
+def pooled_tokens(model, images):
+    """Return the tokens that a model pools: the encoder's, of a classifier's `pooled_blocks`.
+
+    Args:
+        model: a `Source`'s.
+        images: float32 `(B, H, W, C)`, normalised.
+    Returns:
+        float32 `(B, 1 + N, D)`, or wider, the last block's at the end.
+    """
+    if isinstance(model, ViTClassifier):
+        return encoder_tokens(model.encoder, images, model.pooled_blocks)
+    return model(images, training=False)
+
+
 def model_outputs(model, images, encode=None):
     """Return all that an export gives, in `keras.ops`: it can be traced.
 
     Args:
         model: a `Source`'s.
         images: float32 `(B, H, W, C)`, normalised.
-        encode: function from these to tokens, in place of the model's encoder.
+        encode: function from these to what `pooled_tokens` returns, in its place.
     Returns:
         dict of float32 tensors: `tokens` `(B, 1 + N, D)`, `cls` and `pooled` `(B, D)`, and of a
         classifier `logits` and `probabilities` `(B, classes)`, and `pooled` as it pools.
     """
     encoder = getattr(model, "encoder", model)
-    tokens = (encode or encoder)(images)
+    wide = pooled_tokens(model, images) if encode is None else encode(images)
+    tokens = wide[..., -encoder.hidden_dim :]
     cls = pool_tokens(tokens, "token")
     if encoder is model:
         return {"tokens": tokens, "cls": cls, "pooled": pool_tokens(tokens, "mean")}
-    pooled = pool_tokens(tokens, model.pooling)
+    pooled = pool_tokens(wide, model.pooling)
     if model.feature_norm is not None:
         pooled = model.feature_norm(pooled, training=False)
     logits = model.head(pooled)

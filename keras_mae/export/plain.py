@@ -72,7 +72,7 @@ def _images_spec(encoder, batch_size):
 
 
 class _Forward:
-    """The encoder, images to a dict of outputs."""
+    """The encoder, images to a dict of outputs; also each of the last blocks' tokens, a list."""
 
     def __init__(self, encoder, weights, batch_size):
         self.encoder, self.weights = encoder, weights
@@ -80,16 +80,25 @@ class _Forward:
         self.noted, self.given = [], None
 
     def __call__(self, images):
+        return self.outputs(self.blocks_tokens(images, 1)[-1])
+
+    @staticmethod
+    def outputs(tokens):
+        pooled = tf.reduce_mean(tokens[:, 1:], axis=1)
+        return {"tokens": tokens, "cls": tokens[:, 0], "pooled": pooled}
+
+    def blocks_tokens(self, images, last_blocks):
         # The scopes name what a quantizer's report speaks of.
         with tf.name_scope("patch_embedding"):
             tokens = self.embed(images)
+        found = []
         for i in range(self.encoder.num_layers):
             with tf.name_scope(f"block_{i}"):
                 tokens = self.block(tokens, f"encoder.blocks.{i}")
-        if self.encoder.final_norm:
-            tokens = self.norm(tokens, "encoder.norm")
-        pooled = tf.reduce_mean(tokens[:, 1:], axis=1)
-        return {"tokens": tokens, "cls": tokens[:, 0], "pooled": pooled}
+            if i >= self.encoder.num_layers - last_blocks:
+                normed = self.encoder.final_norm
+                found.append(self.norm(tokens, "encoder.norm") if normed else tokens)
+        return found
 
     def tensor(self, value):
         """Return an array as a constant, or what was given in its place."""
@@ -168,10 +177,11 @@ def _with_head(forward, classifier, weights):
         mean = weights["feature_norm.moving_mean"]
 
     def outputs(images):
-        found = forward(images)
-        poolings = {"token": [found["cls"]], "mean": [found["pooled"]]}
-        poolings["both"] = poolings["token"] + poolings["mean"]
-        pooled = tf.concat(poolings[classifier.pooling], axis=-1)
+        each = [forward.outputs(t) for t in forward.blocks_tokens(images, classifier.pooled_blocks)]
+        found = each[-1]
+        names = {"token": ["cls"], "mean": ["pooled"], "both": ["cls", "pooled"]}
+        parts = [block[name] for name in names[classifier.pooling] for block in each]
+        pooled = tf.concat(parts, axis=-1)
         if classifier.head_norm == "batch":
             pooled = (pooled - forward.tensor(mean)) * forward.tensor(scale)
         elif classifier.head_norm == "layer":

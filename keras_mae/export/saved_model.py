@@ -10,7 +10,7 @@ import keras
 import tensorflow as tf
 
 from keras_mae.data.augment import check_resize
-from keras_mae.export.card import Written, check_writable, model_outputs, normalize
+from keras_mae.export.card import Written, check_writable, model_outputs, normalize, pooled_tokens
 from keras_mae.export.image_bytes import pixels_of_bytes
 from keras_mae.export.serving import read_signatures, serving_apis, write_warmup
 
@@ -79,7 +79,10 @@ def write(source, directory, images, *, dense=False, warmup=True, whole=False, r
     # One graph of the encoder, which all signatures call: it is not written once for each of them.
     @tf.function(input_signature=[tf.TensorSpec(shape, tf.float32)], autograph=False)
     def encode(images):
-        return encoder(images, training=False)
+        return pooled_tokens(model, images)
+
+    def last_block(images):
+        return encode(images)[..., -encoder.hidden_dim :]
 
     def outputs_of(images):
         return model_outputs(model, normalize(encoder, images), encode)
@@ -95,7 +98,7 @@ def write(source, directory, images, *, dense=False, warmup=True, whole=False, r
 
     pixels = tf.TensorSpec(shape, tf.float32, name="images")
     endpoints = {
-        "serve": (encode, pixels),
+        "serve": (last_block, pixels),
         "serving_default": (outputs_of, pixels),
         "serving_uint8": (
             lambda images: outputs_of(tf.cast(images, tf.float32)),

@@ -41,6 +41,11 @@ def save_pretrained(model, directory, format="hf"):
     if format not in FORMATS:
         raise ValueError(f"`format` must be one of {list(FORMATS)}. Received: {format!r}")
     kind, config = kind_of(model), flat_config(model)
+    if config.get("pooled_blocks", 1) != 1:
+        raise ValueError(
+            "`model` must pool the last block's tokens only: no other library's classifier pools "
+            f"more. Received: pooled_blocks={config['pooled_blocks']}; use '.keras'"
+        )
     _check_decoder(config)
     if isinstance(getattr(model, "mask_ratio", None), MaskRatioSchedule) and format == "hf":
         config["mask_ratio"] = model.mask_ratio.ratios[-1]

@@ -76,6 +76,15 @@ def check_images(images, image_size, channels):
         )
 
 
+def check_last_blocks(count, num_layers, name):
+    """Raise a ValueError unless `count` is a number of an encoder's blocks, at least 1."""
+    if isinstance(count, bool) or count not in range(1, num_layers + 1):
+        raise ValueError(
+            f"`{name}` must be an int from 1 to the encoder's {num_layers} blocks. "
+            f"Received: {count!r}"
+        )
+
+
 @keras.saving.register_keras_serializable(package="keras_mae")
 class ViTEncoder(keras.Model):
     """A vision transformer without a head: images to tokens.
@@ -104,9 +113,11 @@ class ViTEncoder(keras.Model):
         images: float `(B, H, W, C)`, `(pixel / 255 - mean) / std`.
         keep_ids: int32 `(B, K)`: the patches to encode; None for all, in order.
         training: bool. Whether drop path is on.
+        last_blocks: int n, 1 to `num_layers`. Tokens of so many last blocks are returned side by
+            side, the last block's at the end.
     Returns:
-        float `(B, 1 + N, D)`, or `(B, 1 + K, D)` in the order of `keep_ids`: the class token first,
-        the final LayerNorm applied if there is one.
+        float `(B, 1 + N, n D)`, or `(B, 1 + K, n D)` in the order of `keep_ids`: the class token
+        first, the final LayerNorm applied to each block's tokens if there is one.
     Raises:
         ValueError: naming the argument that does not fit; for images of another size or dtype.
     Reference: Dosovitskiy et al. 2020, arXiv:2010.11929; He et al. 2021, arXiv:2111.06377.
@@ -194,8 +205,9 @@ class ViTEncoder(keras.Model):
         """The weights, beside vectors, that weight decay leaves alone."""
         return [self.class_token]
 
-    def call(self, images, keep_ids=None, training=False):
+    def call(self, images, keep_ids=None, training=False, last_blocks=1):
         check_images(images, self.image_size, self.channels)
+        check_last_blocks(last_blocks, self.num_layers, "last_blocks")
         patches = patchify(images, self.patch_size)
         if keep_ids is not None:
             patches = gather_tokens(patches, keep_ids)
@@ -203,13 +215,16 @@ class ViTEncoder(keras.Model):
         class_token = ops.cast(self.class_token, x.dtype)
         class_token = ops.broadcast_to(class_token, (ops.shape(x)[0], 1, self.hidden_dim))
         x = self.positions(ops.concatenate([class_token, x], axis=1), keep_ids)
-        for block in self.blocks:
+        outputs = []
+        for i, block in enumerate(self.blocks):
             x = block(x, training=training)
-        return x if self.norm is None else self.norm(x)
+            if i >= self.num_layers - last_blocks:
+                outputs.append(x if self.norm is None else self.norm(x))
+        return outputs[0] if last_blocks == 1 else ops.concatenate(outputs, axis=-1)
 
-    def compute_output_shape(self, images_shape, keep_ids_shape=None):
+    def compute_output_shape(self, images_shape, keep_ids_shape=None, last_blocks=1):
         kept = self.num_patches if keep_ids_shape is None else keep_ids_shape[1]
-        return images_shape[0], 1 + kept, self.hidden_dim
+        return images_shape[0], 1 + kept, last_blocks * self.hidden_dim
 
     def get_config(self):
         return {

@@ -6,6 +6,7 @@ import json
 import sys
 import time
 import warnings
+from functools import partial
 
 import keras
 import numpy as np
@@ -22,7 +23,7 @@ from keras_mae.training.callbacks import trim_metrics
 from keras_mae.training.output import environment, prepare_output_dir, save_model, write_json
 from keras_mae.training.resume import Checkpoints, SaveCheckpoints, run_variables
 from keras_mae.training.strategy import make_strategy
-from keras_mae.transfer.classifier import ViTClassifier, find_encoder
+from keras_mae.transfer.classifier import ViTClassifier, encoder_tokens, find_encoder
 from keras_mae.transfer.confusion import confusion_figure, confusion_matrix
 from keras_mae.transfer.features import extract_features
 from keras_mae.transfer.knn import knn_predict
@@ -179,7 +180,7 @@ def _for_saved_model(settings, encoder):
             f"`protocol` must be full, linear or knn for a SavedModel, in which blocks cannot be "
             f"told apart. Received: {settings.protocol!r}"
         )
-    for name, only in (("layer_decay", 1.0), ("drop_path", 0.0)):
+    for name, only in (("layer_decay", 1.0), ("drop_path", 0.0), ("pooled_blocks", 1)):
         if getattr(settings, name) not in (None, only):
             raise ValueError(
                 f"`{name}` must be {only:g} or None for a SavedModel, in which blocks cannot be "
@@ -222,6 +223,7 @@ def _classifier(settings, encoder, num_classes):
         encoder,
         num_classes,
         pooling=settings.pooling,
+        pooled_blocks=settings.pooled_blocks,
         head_norm="batch" if frozen else "auto",
         drop_path=settings.drop_path,
         trainable_blocks=0 if frozen else settings.trainable_blocks,
@@ -379,7 +381,10 @@ class _Job:
             count = views * self.train_source.num_examples
             train = self._batches(0, EVAL_BATCH).take(-(-count // EVAL_BATCH))
             train = train.map(lambda images, labels: (images, tf.argmax(labels, axis=1)))
-        predict, pooling = _predictor(self.model.encoder), self.settings.pooling
+        model, pooling = self.model, self.settings.pooling
+        predict = _predictor(
+            partial(encoder_tokens, model.encoder, last_blocks=model.pooled_blocks)
+        )
         features, queries = (extract_features(predict, d, pooling) for d in (train, heldout))
         if views:  # the last batch has begun one view more
             features = [part[: views * self.train_source.num_examples] for part in features]
@@ -479,7 +484,7 @@ class _Job:
 
 
 def _predictor(model):
-    """Return a function from images to the model's output.
+    """Return a graph from images to the output of a model, or of a function like one.
 
     Not `predict_on_batch`, which under a strategy gives each replica's output to the same images.
     """

@@ -49,6 +49,7 @@ class FinetuneRecipe:
     erasing: float = 0.0
     ema: float = 0.0
     pooling: str = "mean"
+    pooled_blocks: int = 1
     augmentation: str = "source"
     feature_views: int = 0
     least_steps: int = 0
@@ -156,6 +157,8 @@ class FinetuneSettings(RunSettings):
         ema: float in [0, 1). Decay of the average of the weights, which is what is validated and
             saved; 0: off.
         pooling: the class "token", the "mean" of the patches' tokens, or "both" side by side.
+        pooled_blocks: int. The tokens of so many last blocks are pooled side by side: 1 for the
+            encoder's output; 4 is what DINO probes small models with.
         augmentation: "source": the data set's own; "crop", "shift" or "none".
         resize: "bicubic" (antialiased) or "bilinear", of the augmented images.
         feature_views: int. For linear probes: the features of so many augmented views of each
@@ -197,6 +200,7 @@ class FinetuneSettings(RunSettings):
     erasing: float | None = None
     ema: float | None = None
     pooling: str | None = None
+    pooled_blocks: int | None = None
     augmentation: str | None = None
     resize: str = "bicubic"
     feature_views: int | None = None
@@ -240,6 +244,7 @@ class FinetuneSettings(RunSettings):
             "checkpoint_steps",
             "checkpoint_minutes",
             "keep",
+            "pooled_blocks",
         ):
             self._check_range(name, above=0)
         for name in ("warmup_epochs", "weight_decay", "mixup", "cutmix", "seed", "feature_views"):
@@ -349,7 +354,8 @@ class FinetuneSettings(RunSettings):
         optimizer = {"linear": "LARS", "knn": "none"}.get(self.protocol, "AdamW")
         lines = [f"Recipe in use: {self.recipe}, {self.protocol} (* other than the recipe's)"]
         if self.protocol == "knn":
-            return f"{lines[0]}\n  pooling={self.pooling}, k={list(self.knn)}"
+            pooled = f"pooling={self.pooling}, pooled_blocks={self.pooled_blocks}"
+            return f"{lines[0]}\n  {pooled}, k={list(self.knn)}"
         rows = [shown[i : i + 5] for i in range(0, len(shown), 5)]
         rows[0].insert(0, f"optimizer={optimizer}")
         return "\n".join([*lines, *("  " + ", ".join(row) for row in rows)])

@@ -15,6 +15,7 @@ import keras
 from keras_mae.runs.jobs import Job, Outcome, finished, run_jobs
 from keras_mae.runs.report_jobs import JobMaker, labels_text, value_text
 from keras_mae.runs.report_page import write_report
+from keras_mae.runs.report_settings import PROBED_BLOCKS
 from keras_mae.training.output import environment
 from keras_mae.training.resume import Interrupted
 from keras_mae.transfer.comparison import summarise
@@ -123,16 +124,20 @@ def comparison(maker, settings, seed, encoder):
             if key != "logistic" or maker.has_logistic(size):
                 add(row, size, key, job)
     untrained = maker.untrained(seed, encoder) if "random" in parts else None
-    for features, source, protocols in (
-        ("random init", untrained, ("linear", "knn") if untrained else ()),
-        ("pre-trained", encoder, [p for p in ("linear", "knn") if p in parts]),
+    pooled = min(PROBED_BLOCKS, encoder.config["num_layers"])
+    probes = [p for p in ("linear", "blocks", "knn") if p != "blocks" or pooled > 1]
+    for features, source, kinds in (
+        ("random init", untrained, [p for p in probes if p in parts or p != "blocks"]),
+        ("pre-trained", encoder, [p for p in probes if p in parts]),
     ):
-        for protocol in protocols:
+        for kind in kinds if source else ():
+            protocol = "knn" if kind == "knn" else "linear"
+            count = pooled if kind == "blocks" else None
+            label = f"{features}, {_blocks_text(pooled) if count else kind}"
             for size in maker.sizes:
-                label = f"{features}, {protocol}"
-                job = maker.finetuned(seed, protocol, source, size, label)
-                for row, key in _probe_rows(settings, features, [protocol]):
-                    add(row, size, "top1" if protocol == "linear" else key, job)
+                job = maker.finetuned(seed, protocol, source, size, label, pooled_blocks=count)
+                for row, key in _probe_rows(settings, features, [kind], pooled):
+                    add(row, size, key if kind == "knn" else "top1", job)
     for size in maker.sizes if "full" in parts else ():
         finetuned(Row("fine-tuned", "trained", pixels, "from scratch"), "full", size)
     for size in maker.sizes if "scratch" in parts else ():
@@ -248,10 +253,14 @@ def _facts(maker, settings, encoders):
     }
 
 
-def _probe_rows(settings, features, kinds):
-    """Return (row, key) of each of the kinds "linear", "logistic" and, for each k, "knn"."""
+def _probe_rows(settings, features, kinds, pooled=None):
+    """Return (row, key) of each of the kinds "linear", "blocks", "logistic"; "knn" for each k."""
     chosen = SHOWN_K if SHOWN_K in settings.ks else settings.ks[0]
-    names = [("linear probe", "linear"), ("logistic regression", "logistic")]
+    names = [
+        ("linear probe", "linear"),
+        (_blocks_text(pooled), "blocks"),
+        ("logistic regression", "logistic"),
+    ]
     names = [(name, key) for name, key in names if key in kinds]
     if "knn" in kinds:
         names += [(_neighbours_text(k), str(k)) for k in settings.ks]
@@ -261,10 +270,15 @@ def _probe_rows(settings, features, kinds):
         if features == "pre-trained":
             control = f"random init, {name}"
             rivals = (f"raw pixels, {name}",)
-            rivals += ("raw pixels, logistic regression",) if key == "linear" else ()
+            if key in ("linear", "blocks"):
+                rivals = ("raw pixels, linear probe", "raw pixels, logistic regression")
         shown = not key.isdigit() or key == str(chosen)
         rows.append((Row(f"{features}, {name}", features, rivals, control, shown), key))
     return rows
+
+
+def _blocks_text(pooled):
+    return f"linear probe of the last {pooled} blocks"
 
 
 def _neighbours_text(k):

@@ -144,10 +144,17 @@ class JobMaker:
         job = Job("random init", seed, {"seed": seed, "encoder": encoder.config}, work)
         return self._made_by(job, encoder.config)
 
-    def finetuned(self, seed, protocol, encoder, size, label, blocks=None):
+    def finetuned(self, seed, protocol, encoder, size, label, blocks=None, pooled_blocks=None):
         """Return the job of a `finetune` run."""
         trial = self.settings.finetune_settings(
-            seed, protocol, encoder.path, encoder.image_size, self.count(size), size, blocks
+            seed,
+            protocol,
+            encoder.path,
+            encoder.image_size,
+            self.count(size),
+            size,
+            blocks,
+            pooled_blocks,
         )
 
         def work(directory):

@@ -6,11 +6,13 @@ import typing
 from keras_mae.runs.finetune_settings import FinetuneSettings
 from keras_mae.runs.settings import FREE, PretrainSettings
 
+PROBED_BLOCKS = 4  # Caron et al. 2021, arXiv:2104.14294, section F.2, of small models
 PARTS = {
     "pixels": "linear probe and nearest neighbours on raw pixels",
     "random": "the same on an encoder that is not trained",
     "linear": "linear probe",
     "knn": "nearest neighbours",
+    "blocks": f"linear probe of the last {PROBED_BLOCKS} blocks side by side",
     "full": "fine-tuning of all weights",
     "scratch": "the same from random weights, trained as long",
     "partial": "fine-tuning of some last blocks",
@@ -133,7 +135,15 @@ class ReportSettings:
         )
 
     def finetune_settings(
-        self, seed, protocol, encoder, image_size, num_examples, train_examples=None, blocks=None
+        self,
+        seed,
+        protocol,
+        encoder,
+        image_size,
+        num_examples,
+        train_examples=None,
+        blocks=None,
+        pooled_blocks=None,
     ):
         """Return the `FinetuneSettings` of a seed, with the recipe's values filled in.
 
@@ -145,6 +155,7 @@ class ReportSettings:
             num_examples: int, training images with labels.
             train_examples: `num_examples` where they are few, None where they are all.
             blocks: number, for "partial".
+            pooled_blocks: int, or None for the recipe's.
         Raises:
             ValueError: if they do not fit.
         """
@@ -162,6 +173,7 @@ class ReportSettings:
             protocol=protocol,
             train_examples=train_examples,
             trainable_blocks=blocks,
+            pooled_blocks=pooled_blocks,
             seed=seed,
             **self._devices(),
             **fields.get(protocol, {}),

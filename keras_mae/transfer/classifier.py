@@ -8,7 +8,7 @@ from keras import ops
 
 from keras_mae.layers.arguments import check_positive_int, pair
 from keras_mae.layers.training_kernels import training_kernels
-from keras_mae.models.encoder import ViTEncoder
+from keras_mae.models.encoder import ViTEncoder, check_last_blocks
 from keras_mae.models.weights import assign_weights, get_weights
 from keras_mae.transfer.features import check_pooling, pool_tokens, pooled_dim
 from keras_mae.transfer.saved_model_encoder import SavedModelEncoder, saved_model_path
@@ -26,11 +26,13 @@ class ViTClassifier(keras.Model):
         encoder: `ViTEncoder`; or a model with one, such as a `MaskedAutoencoder`; or a path that
             `keras_mae.load_pretrained` knows; or an exported SavedModel's directory, or a
             `SavedModelEncoder`. With these, the file of the classifier keeps the SavedModel's path,
-            see there; "layer" comes after the exported norm; `trainable_blocks` is None or 0, and
-            `drop_path` and `image_size` cannot be changed.
+            see there; "layer" comes after the exported norm; `trainable_blocks` is None or 0,
+            `pooled_blocks` 1, and `drop_path` and `image_size` cannot be changed.
         num_classes: int.
         pooling: "token" for the class token, "mean" for the mean of the patches' tokens, "both"
             for the one beside the other.
+        pooled_blocks: int. Tokens of so many last blocks, each with the encoder's final norm, are
+            pooled side by side: a linear probe of more than the last block's output.
         head_norm: what normalises the pooled vector. "layer": a LayerNorm of its own, in place of
             the encoder's final one. "batch": a BatchNorm without scale and offset, for linear
             probes. None: only the encoder's final LayerNorm, before pooling. "auto": "layer" for
@@ -52,7 +54,8 @@ class ViTClassifier(keras.Model):
     Raises:
         ValueError: naming the argument that does not fit.
     Reference: He et al. 2021, arXiv:2111.06377, sections 4.3 and A.1; the head's initial deviation,
-        2e-5 (.01 for linear probes), is the reference's.
+        2e-5 (.01 for linear probes), is the reference's. Blocks side by side: Caron et al. 2021,
+        arXiv:2104.14294, section F.2.
     """
 
     def __init__(
@@ -60,6 +63,7 @@ class ViTClassifier(keras.Model):
         encoder,
         num_classes,
         pooling="token",
+        pooled_blocks=1,
         head_norm="auto",
         drop_path=None,
         trainable_blocks=None,
@@ -78,6 +82,7 @@ class ViTClassifier(keras.Model):
             head_norm = "layer" if pooling == "mean" else None
         self.num_classes = num_classes
         self.pooling = pooling
+        self.pooled_blocks = pooled_blocks
         self.head_norm = head_norm
         self.drop_path = drop_path
         self.trainable_blocks = trainable_blocks
@@ -97,6 +102,7 @@ class ViTClassifier(keras.Model):
                 self.encoder = self._copy_saved_model(encoder)
             else:
                 self.encoder = _copy_encoder(encoder, changes)
+        self._check_pooled_blocks()
         # Pooled features and logits stay in float32 under a mixed policy.
         self.feature_norm = None
         if head_norm == "layer":
@@ -128,7 +134,8 @@ class ViTClassifier(keras.Model):
     def build(self, input_shape):
         if self.built:
             return
-        features_shape = (None, pooled_dim(self.encoder.hidden_dim, self.pooling))
+        width = self.pooled_blocks * self.encoder.hidden_dim
+        features_shape = (None, pooled_dim(width, self.pooling))
         if self.feature_norm is not None:
             self.feature_norm.build(features_shape)
         self.head.build(features_shape)
@@ -147,6 +154,15 @@ class ViTClassifier(keras.Model):
         for own, given in zip(copy.variables, encoder.variables, strict=True):
             own.assign(given)
         return copy
+
+    def _check_pooled_blocks(self):
+        if not isinstance(self.encoder, SavedModelEncoder):
+            check_last_blocks(self.pooled_blocks, self.encoder.num_layers, "pooled_blocks")
+        elif self.pooled_blocks != 1:
+            raise ValueError(
+                "`pooled_blocks` must be 1 for a SavedModel, which gives the last block's tokens. "
+                f"Received: {self.pooled_blocks!r}"
+            )
 
     def _freeze(self):
         """Leave trainable exactly what `trainable_blocks` names."""
@@ -178,7 +194,7 @@ class ViTClassifier(keras.Model):
     def call(self, images, training=False):
         trained = training and self.trainable_blocks != 0
         with training_kernels(trained):
-            tokens = self.encoder(images, training=trained)
+            tokens = encoder_tokens(self.encoder, images, self.pooled_blocks, training=trained)
         features = pool_tokens(ops.cast(tokens, "float32"), self.pooling)
         if self.head_norm == "batch":
             features = self.feature_norm(features, training=training)
@@ -195,6 +211,7 @@ class ViTClassifier(keras.Model):
             "encoder": keras.saving.serialize_keras_object(self.encoder),
             "num_classes": self.num_classes,
             "pooling": self.pooling,
+            "pooled_blocks": self.pooled_blocks,
             "head_norm": self.head_norm,
             "drop_path": self.drop_path,
             "trainable_blocks": self.trainable_blocks,
@@ -219,6 +236,20 @@ class ViTClassifier(keras.Model):
         self.compile(**keras.saving.deserialize_keras_object(config))
         if self.optimizer is not None:
             self.optimizer.build(self.trainable_variables)
+
+
+def encoder_tokens(encoder, images, last_blocks=1, training=False):
+    """Return tokens of the last blocks side by side; a `SavedModelEncoder` knows its last only.
+
+    Args:
+        encoder: `ViTEncoder`, or with one block also `SavedModelEncoder`.
+        images: float `(B, H, W, C)`, see there.
+        last_blocks, training: see `ViTEncoder`.
+    Returns:
+        float `(B, 1 + N, last_blocks * D)`.
+    """
+    wide = {} if last_blocks == 1 else {"last_blocks": last_blocks}
+    return encoder(images, training=training, **wide)
 
 
 def find_encoder(source, mean=None, std=None):

@@ -52,13 +52,24 @@ def test_batches(batch_size):
 
 
 @pytest.mark.parametrize(
-    "pooling, head_norm",
-    [("token", None), ("both", "batch"), ("mean", "layer"), ("mean", None)],
+    "pooling, head_norm, pooled_blocks",
+    [
+        ("token", None, 1),
+        ("both", "batch", 1),
+        ("both", "batch", 2),
+        ("mean", "layer", 1),
+        ("mean", "layer", 2),
+        ("mean", None, 1),
+    ],
 )
-def test_classifiers(pooling, head_norm):
-    model = shake(ViTClassifier(encoder(), 5, pooling=pooling, head_norm=head_norm))
+def test_classifiers(pooling, head_norm, pooled_blocks):
+    model = ViTClassifier(
+        encoder(), 5, pooling=pooling, head_norm=head_norm, pooled_blocks=pooled_blocks
+    )
+    model = shake(model)
     if head_norm == "batch":
-        model.feature_norm.moving_variance.assign(np.linspace(0.5, 2, 64))
+        variance = model.feature_norm.moving_variance
+        variance.assign(np.linspace(0.5, 2, variance.shape[0]))
     assert_equal(model, pixels(model.encoder))
 
 

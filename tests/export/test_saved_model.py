@@ -12,6 +12,7 @@ from keras_mae.data import ArraySource, eval_dataset, load_source
 from keras_mae.export import ExportError, card, export_encoder, saved_model
 from keras_mae.models.weights import get_weights
 from keras_mae.transfer.features import extract_features
+from keras_mae.transfer.saved_model_encoder import SavedModelEncoder
 
 BOUND = 1e-5
 # Quick, where it is not the new process that is tested.
@@ -157,16 +158,21 @@ def test_another_size_not_square_from_a_path(model, tmp_path):
 
 
 def test_a_classifier_gives_logits_and_probabilities_too(model, tmp_path):
-    classifier = shake(keras_mae.ViTClassifier(model, 10, pooling="mean"))
+    classifier = shake(keras_mae.ViTClassifier(model, 10, pooling="mean", pooled_blocks=2))
     path = export_encoder(classifier, tmp_path, **QUICK)
     images = tf.constant(digits(3), tf.float32)
     got = tf.saved_model.load(path).signatures["serving_default"](images=images)
     logits = np.asarray(classifier(card.normalize(model, images)))
     np.testing.assert_allclose(got["logits"], logits, atol=BOUND)
     np.testing.assert_allclose(got["probabilities"], tf.nn.softmax(logits), atol=BOUND)
-    assert got["pooled"].shape == (3, 32) and got["tokens"].shape == (3, 50, 32)
+    assert got["pooled"].shape == (3, 64) and got["tokens"].shape == (3, 50, 32)
+    tokens = classifier.encoder(card.normalize(model, images))  # the last block's, alone
+    np.testing.assert_allclose(got["tokens"], tokens, atol=BOUND)
+    again = SavedModelEncoder(path)
+    np.testing.assert_allclose(again(card.normalize(model, images)), tokens, atol=BOUND)
     found = json.loads((path / "card.json").read_text())
     assert (found["kind"], found["num_classes"], found["pooling"]) == ("classifier", 10, "mean")
+    assert found["pooled_blocks"] == 2
 
 
 def test_bfloat16_and_two_channels(tmp_path):

@@ -159,6 +159,8 @@ def test_what_fails_half_way_leaves_nothing(format, writer, tmp_path, monkeypatc
         (META_MODELS["rectangles"], "hf", "square images and patches only"),
         (META_MODELS["mean"], "hf", "pooling='token' and head_norm=None only"),
         (lambda: encoder(final_norm=False), "hf", "a final LayerNorm only"),
+        (lambda: ViTClassifier(encoder(), 5, pooled_blocks=2), "hf", "the last block's tokens"),
+        (lambda: ViTClassifier(encoder(), 5, pooled_blocks=2), "meta", "the last block's tokens"),
     ],
 )
 def test_what_a_format_cannot_hold_is_refused(model, format, message, tmp_path):

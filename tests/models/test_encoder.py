@@ -7,6 +7,7 @@ from tiny import TINY, N, images, shake
 
 from keras_mae import ViTEncoder
 from keras_mae.layers import patchify, sincos_positions
+from keras_mae.models.weights import assign_weights, get_weights
 
 CONFIG = {key: value for key, value in TINY.items() if not key.startswith("decoder_")}
 KEEP_IDS = np.array([[3, 20, 0, 7], [11, 5, 23, 1]], "int32")
@@ -41,6 +42,21 @@ def test_naive_recomputation(encoder):
 def test_all_patches_in_order_are_the_whole_image(encoder):
     ids = np.tile(np.arange(N, dtype="int32"), (2, 1))
     np.testing.assert_allclose(encoder(images(2), keep_ids=ids), encoder(images(2)), atol=1e-5)
+
+
+def test_tokens_of_the_last_blocks_lie_side_by_side(encoder):
+    """They are those of the encoder cut short after each of the blocks, through its final norm."""
+    wide = np.asarray(encoder(images(), last_blocks=2))
+    config = {**encoder.get_config(), "num_layers": encoder.num_layers - 1}
+    short = ViTEncoder.from_config(config)
+    whole = get_weights(encoder)
+    assign_weights(short, {name: whole[name] for name in get_weights(short)}, short.grid_size)
+    np.testing.assert_allclose(wide[..., : encoder.hidden_dim], short(images()), atol=1e-6)
+    np.testing.assert_array_equal(wide[..., encoder.hidden_dim :], encoder(images()))
+    assert encoder.compute_output_shape(images().shape, last_blocks=2) == wide.shape
+    for wrong in (0, encoder.num_layers + 1, 1.5, True):
+        with pytest.raises(ValueError, match="`last_blocks` must be an int from 1 to"):
+            encoder(images(), last_blocks=wrong)
 
 
 def test_order_of_kept_patches_is_order_of_tokens(encoder):

@@ -136,14 +136,15 @@ def test_a_probe_is_trained_on_views_of_each_image(run, autoencoder, monkeypatch
         return original(features, labels, **settings)
 
     monkeypatch.setattr(finetune_module, "features_dataset", spy)
-    run(protocol="linear", feature_views=7, steps=3, pooling="mean")
+    run(protocol="linear", feature_views=7, steps=3, pooling="mean", pooled_blocks=2)
     few = finetune_module.balanced_subset(SOURCE.split()[0], 60, seed=0)
     stream = finetune_module.finetune_dataset(
         few, image_size=28, batch_size=60, mean=SOURCE.mean, std=SOURCE.std, num_classes=10
     )
     epochs = [tuple(map(np.asarray, batch)) for batch in stream.take(7)]
     labels = np.concatenate([labels.argmax(1) for _, labels in epochs])
-    tokens = np.concatenate([autoencoder.encoder(images) for images, _ in epochs])
+    encoder = autoencoder.encoder
+    tokens = np.concatenate([encoder(images, last_blocks=2) for images, _ in epochs])
     np.testing.assert_array_equal(used["labels"], labels)
     np.testing.assert_allclose(used["features"], tokens[:, 1:].mean(1), atol=1e-5)
     assert len(np.unique(used["features"].round(4), axis=0)) > 3 * 60  # they differ
@@ -219,7 +220,7 @@ def test_a_saved_model_is_fine_tuned(run, autoencoder, tmp_path):
     )
     arguments = {"encoder": str(tmp_path / "1"), "steps": 2}
     assert run(**arguments)["trainable_blocks"] is None
-    for name, value in (("layer_decay", 0.5), ("drop_path", 0.1)):
+    for name, value in (("layer_decay", 0.5), ("drop_path", 0.1), ("pooled_blocks", 2)):
         with pytest.raises(ValueError, match=f"`{name}` must be .* for a SavedModel"):
             run("other", **arguments, **{name: value})
     for protocol in ("partial", "scratch"):

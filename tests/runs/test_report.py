@@ -126,6 +126,18 @@ def test_the_page_says_what_is_not_better_than_raw_pixels(whole):
     assert "tensorflow 2." in text and "| scratch, 100 labels | 2 |" in text
 
 
+def test_the_last_blocks_are_probed_side_by_side(runs, tmp_path):
+    path = tmp_path / "encoder.keras"
+    two = {**SIZES, "num_layers": 2}
+    keras_mae.ViTEncoder(channels=1, mean=(0.1,), std=(0.3,), **two).save(path)
+    summary = report(settings(tmp_path, path, parts=["blocks", "linear", "random"], seeds=[0]))
+    linear = [s.pooled_blocks for _, s in runs.calls if s.protocol == "linear"]
+    assert linear == [1, 1, 2, 2] * 2  # untrained, then the encoder
+    assert "pre-trained, linear probe of the last 2 blocks" in summary["accuracy"]
+    row = summary["accuracy"]["random init, linear probe of the last 2 blocks"]
+    assert set(row["labels"]) == {"4,000 labels", "100 labels"}
+
+
 def test_what_is_done_is_not_done_again(runs, encoder, tmp_path):
     parts = ["linear", "full"]
     report(settings(tmp_path, encoder, parts=parts))

@@ -26,6 +26,18 @@ def test_logits_are_those_of_the_pooled_tokens(encoder):
         np.testing.assert_allclose(model(IMAGES), expected, atol=1e-6)
 
 
+def test_the_last_blocks_are_pooled_side_by_side(encoder, tmp_path):
+    tokens = np.asarray(encoder(IMAGES, last_blocks=2))  # (6, 17, 32)
+    features = np.concatenate([tokens[:, 0], tokens[:, 1:].mean(1)], axis=1)
+    model = ViTClassifier(encoder, 5, pooling="both", pooled_blocks=2)
+    assert model.head.kernel.shape == (64, 5)
+    expected = features @ np.asarray(model.head.kernel)
+    np.testing.assert_allclose(model(IMAGES), expected, atol=1e-6)
+    model.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    np.testing.assert_array_equal(loaded(IMAGES), model(IMAGES))
+
+
 def test_mean_pooling_normalises_after_it(encoder):
     model = ViTClassifier(encoder, 5, pooling="mean")
     assert (model.head_norm, model.encoder.norm) == ("layer", None)
@@ -161,6 +173,7 @@ def test_mixed_precision_gives_float32_logits(encoder):
     [
         ({"num_classes": 0}, "`num_classes` must be an int of at least 1"),
         ({"pooling": "max"}, "`pooling` must be one of"),
+        ({"pooled_blocks": 4}, "`pooled_blocks` must be an int from 1 to the encoder's 3 blocks"),
         ({"head_norm": "group"}, "`head_norm` must be one of"),
         ({"trainable_blocks": 4}, "`trainable_blocks` must be None, 0, 0.5"),
         ({"trainable_blocks": 1.5}, "`trainable_blocks` must be None, 0, 0.5"),

@@ -102,6 +102,7 @@ def test_decay_leaves_vectors_and_the_class_token_alone(exported):
     [
         ({"trainable_blocks": 1}, "`trainable_blocks` must be None or 0 for a SavedModel"),
         ({"drop_path": 0.1}, "`drop_path` must be 0, or None, for a SavedModel"),
+        ({"pooled_blocks": 2}, "`pooled_blocks` must be 1 for a SavedModel"),
         ({"image_size": 16}, "`image_size` must be .* for a SavedModel"),
     ],
 )
