@@ -222,9 +222,18 @@ class ViTEncoder(keras.Model):
                 outputs.append(x if self.norm is None else self.norm(x))
         return outputs[0] if last_blocks == 1 else ops.concatenate(outputs, axis=-1)
 
-    def compute_output_shape(self, images_shape, keep_ids_shape=None, last_blocks=1):
+    def compute_output_shape(self, images_shape, keep_ids_shape=None):
         kept = self.num_patches if keep_ids_shape is None else keep_ids_shape[1]
-        return images_shape[0], 1 + kept, last_blocks * self.hidden_dim
+        return images_shape[0], 1 + kept, self.hidden_dim
+
+    def compute_output_spec(self, images, keep_ids=None, training=False, last_blocks=1):
+        # `compute_output_shape` is given shapes only, and cannot know of `last_blocks`.
+        check_last_blocks(last_blocks, self.num_layers, "last_blocks")
+        shape = self.compute_output_shape(
+            images.shape, None if keep_ids is None else keep_ids.shape
+        )
+        shape = (*shape[:-1], last_blocks * self.hidden_dim)
+        return keras.KerasTensor(shape, dtype=self.compute_dtype)
 
     def get_config(self):
         return {

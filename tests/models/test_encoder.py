@@ -1,5 +1,6 @@
 """The encoder: what reaches it, and in what order."""
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -53,7 +54,10 @@ def test_tokens_of_the_last_blocks_lie_side_by_side(encoder):
     assign_weights(short, {name: whole[name] for name in get_weights(short)}, short.grid_size)
     np.testing.assert_allclose(wide[..., : encoder.hidden_dim], short(images()), atol=1e-6)
     np.testing.assert_array_equal(wide[..., encoder.hidden_dim :], encoder(images()))
-    assert encoder.compute_output_shape(images().shape, last_blocks=2) == wide.shape
+    inputs = keras.Input(images().shape[1:])
+    model = keras.Model(inputs, encoder(inputs, last_blocks=2))
+    assert model.output_shape == (None, *wide.shape[1:])
+    np.testing.assert_array_equal(model(images()), wide)
     for wrong in (0, encoder.num_layers + 1, 1.5, True):
         with pytest.raises(ValueError, match="`last_blocks` must be an int from 1 to"):
             encoder(images(), last_blocks=wrong)
