@@ -24,7 +24,7 @@ from keras_mae.models.encoder import ViTEncoder
 from keras_mae.models.presets import list_presets, preset_config
 from keras_mae.models.weights import assign_weights, get_weights
 from keras_mae.training.output import write_json
-from keras_mae.transfer.classifier import ViTClassifier, encoder_tokens, find_encoder
+from keras_mae.transfer.classifier import ViTClassifier, find_encoder
 from keras_mae.transfer.features import pool_tokens
 
 # How far a file's numbers may be from the Keras model's, by format and the precision it is written
@@ -207,9 +207,8 @@ def pooled_tokens(model, images):
     Returns:
         float32 `(B, 1 + N, D)`, or wider, the last block's at the end.
     """
-    if isinstance(model, ViTClassifier):
-        return encoder_tokens(model.encoder, images, model.pooled_blocks)
-    return model(images, training=False)
+    encoder = getattr(model, "encoder", model)
+    return encoder(images, training=False, last_blocks=getattr(model, "pooled_blocks", 1))
 
 
 def model_outputs(model, images, encode=None):

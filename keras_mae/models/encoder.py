@@ -78,7 +78,7 @@ def check_images(images, image_size, channels):
 
 def check_last_blocks(count, num_layers, name):
     """Raise a ValueError unless `count` is a number of an encoder's blocks, at least 1."""
-    if isinstance(count, bool) or count not in range(1, num_layers + 1):
+    if not isinstance(count, int) or isinstance(count, bool) or not 1 <= count <= num_layers:
         raise ValueError(
             f"`{name}` must be an int from 1 to the encoder's {num_layers} blocks. "
             f"Received: {count!r}"

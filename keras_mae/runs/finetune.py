@@ -23,7 +23,7 @@ from keras_mae.training.callbacks import trim_metrics
 from keras_mae.training.output import environment, prepare_output_dir, save_model, write_json
 from keras_mae.training.resume import Checkpoints, SaveCheckpoints, run_variables
 from keras_mae.training.strategy import make_strategy
-from keras_mae.transfer.classifier import ViTClassifier, encoder_tokens, find_encoder
+from keras_mae.transfer.classifier import ViTClassifier, find_encoder
 from keras_mae.transfer.confusion import confusion_figure, confusion_matrix
 from keras_mae.transfer.features import extract_features
 from keras_mae.transfer.knn import knn_predict
@@ -382,9 +382,7 @@ class _Job:
             train = self._batches(0, EVAL_BATCH).take(-(-count // EVAL_BATCH))
             train = train.map(lambda images, labels: (images, tf.argmax(labels, axis=1)))
         model, pooling = self.model, self.settings.pooling
-        predict = _predictor(
-            partial(encoder_tokens, model.encoder, last_blocks=model.pooled_blocks)
-        )
+        predict = _predictor(partial(model.encoder, last_blocks=model.pooled_blocks))
         features, queries = (extract_features(predict, d, pooling) for d in (train, heldout))
         if views:  # the last batch has begun one view more
             features = [part[: views * self.train_source.num_examples] for part in features]

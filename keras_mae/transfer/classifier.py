@@ -31,8 +31,8 @@ class ViTClassifier(keras.Model):
         num_classes: int.
         pooling: "token" for the class token, "mean" for the mean of the patches' tokens, "both"
             for the one beside the other.
-        pooled_blocks: int. Tokens of so many last blocks, each with the encoder's final norm, are
-            pooled side by side: a linear probe of more than the last block's output.
+        pooled_blocks: int. Tokens of so many last blocks are pooled side by side: a linear probe of
+            more than the last block's output. Each has the encoder's final norm, where it has one.
         head_norm: what normalises the pooled vector. "layer": a LayerNorm of its own, in place of
             the encoder's final one. "batch": a BatchNorm without scale and offset, for linear
             probes. None: only the encoder's final LayerNorm, before pooling. "auto": "layer" for
@@ -194,7 +194,7 @@ class ViTClassifier(keras.Model):
     def call(self, images, training=False):
         trained = training and self.trainable_blocks != 0
         with training_kernels(trained):
-            tokens = encoder_tokens(self.encoder, images, self.pooled_blocks, training=trained)
+            tokens = self.encoder(images, training=trained, last_blocks=self.pooled_blocks)
         features = pool_tokens(ops.cast(tokens, "float32"), self.pooling)
         if self.head_norm == "batch":
             features = self.feature_norm(features, training=training)
@@ -236,20 +236,6 @@ class ViTClassifier(keras.Model):
         self.compile(**keras.saving.deserialize_keras_object(config))
         if self.optimizer is not None:
             self.optimizer.build(self.trainable_variables)
-
-
-def encoder_tokens(encoder, images, last_blocks=1, training=False):
-    """Return tokens of the last blocks side by side; a `SavedModelEncoder` knows its last only.
-
-    Args:
-        encoder: `ViTEncoder`, or with one block also `SavedModelEncoder`.
-        images: float `(B, H, W, C)`, see there.
-        last_blocks, training: see `ViTEncoder`.
-    Returns:
-        float `(B, 1 + N, last_blocks * D)`.
-    """
-    wide = {} if last_blocks == 1 else {"last_blocks": last_blocks}
-    return encoder(images, training=training, **wide)
 
 
 def find_encoder(source, mean=None, std=None):

@@ -30,6 +30,7 @@ class SavedModelEncoder(keras.Model):
             those of the `card.json` beside the SavedModel, which must be given where there is none.
     Call arguments:
         images: float `(B, H, W, C)`, `(pixel / 255 - mean) / std`.
+        last_blocks: 1, as of a `ViTEncoder`: only the last block's tokens are in the graph.
     Returns:
         float32 `(B, 1 + N, D)`, class token first.
     Raises:
@@ -71,7 +72,12 @@ class SavedModelEncoder(keras.Model):
         # The only (1, 1, D) there is.
         return [v for v in self.graph.variables if tuple(v.shape[:2]) == (1, 1) and v.shape[2:]]
 
-    def call(self, images, training=False):
+    def call(self, images, training=False, last_blocks=1):
+        if last_blocks != 1:
+            raise ValueError(
+                "`last_blocks` must be 1 for a SavedModel, which gives the last block's tokens. "
+                f"Received: {last_blocks!r}"
+            )
         check_images(images, self.image_size, self.channels)
         return self.graph(keras.ops.cast(images, "float32"))
 

@@ -58,7 +58,7 @@ def test_tokens_of_the_last_blocks_lie_side_by_side(encoder):
     model = keras.Model(inputs, encoder(inputs, last_blocks=2))
     assert model.output_shape == (None, *wide.shape[1:])
     np.testing.assert_array_equal(model(images()), wide)
-    for wrong in (0, encoder.num_layers + 1, 1.5, True):
+    for wrong in (0, encoder.num_layers + 1, 1.5, 2.0, True):
         with pytest.raises(ValueError, match="`last_blocks` must be an int from 1 to"):
             encoder(images(), last_blocks=wrong)
 

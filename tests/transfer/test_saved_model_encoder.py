@@ -90,6 +90,11 @@ def test_it_is_trained_or_frozen_and_saved(exported, blocks, tmp_path):
     assert len(loaded.trainable_variables) == len(model.trainable_variables)
 
 
+def test_it_gives_the_last_blocks_tokens_only(exported):
+    with pytest.raises(ValueError, match="`last_blocks` must be 1 for a SavedModel"):
+        SavedModelEncoder(exported, **STATISTICS)(IMAGES, last_blocks=2)
+
+
 def test_decay_leaves_vectors_and_the_class_token_alone(exported):
     model = ViTClassifier(SavedModelEncoder(exported, **STATISTICS), 3)
     shapes = {tuple(v.shape) for v in undecayed_variables(model)}
