@@ -1,7 +1,5 @@
 """Sizes and FLOP of vision transformers, and a way around an import, for the benchmarks."""
 
-import contextlib
-
 SIZES = {  # encoder width, blocks, heads, patch: He et al. 2021
     "tiny": (192, 12, 3, 16),
     "small": (384, 12, 6, 16),
@@ -35,15 +33,17 @@ def step_flops(model, image_size=224, kept=0.25, decoder_blocks=8):
 
 
 def declare_torchvision_operators():
-    """Let torchvision be imported, which both peers do where it is installed.
+    """Let torchvision be imported, which the peers do where it is installed.
 
     One made for GPUs does not load its operators beside a torch made for CPUs, and then cannot be
     imported unless these two, which nothing here calls, are known.
     """
-    from torch import library
+    try:
+        import torchvision  # noqa: F401 (it has operators of its own, or there is none)
+    except (ImportError, OSError, RuntimeError):
+        from torch import library
 
-    operators = library.Library("torchvision", "FRAGMENT")
-    with contextlib.suppress(RuntimeError):  # known already
+        operators = library.Library("torchvision", "FRAGMENT")
         for operator in ("nms", "qnms"):
             operators.define(f"{operator}(Tensor dets, Tensor scores, float threshold) -> Tensor")
-    return operators  # they are forgotten with it
+        return operators  # they are forgotten with it

@@ -131,12 +131,15 @@ def features_dataset(features, labels, *, num_classes, batch_size, seed=0, start
     with tf.device("CPU:0"):
         features, labels = tf.constant(features), tf.constant(labels)
 
-    def load(number):
-        example = pipeline._permute(number % count, [seed, number // count], count)
-        return features[example], tf.one_hot(labels[example], num_classes)
+    def load(numbers):
+        """Numbers in the stream -> their batch. One by one they would take longer than a step."""
+        keys = tf.stack([tf.fill((batch_size,), np.int64(seed)), numbers // count], axis=1)
+        examples = pipeline._permute_each(numbers % count, keys, count)
+        batch = tf.gather(labels, examples)
+        return tf.gather(features, examples), tf.one_hot(batch, num_classes)
 
     dataset = tf.data.Dataset.range(start_step * batch_size, np.iinfo(np.int64).max)
-    dataset = dataset.map(load, num_parallel_calls=2).batch(batch_size, drop_remainder=True)
+    dataset = dataset.batch(batch_size, drop_remainder=True).map(load, num_parallel_calls=2)
     dataset = dataset.apply(tf.data.experimental.assert_cardinality(tf.data.INFINITE_CARDINALITY))
     return dataset.with_options(pipeline._options()).prefetch(tf.data.AUTOTUNE)
 

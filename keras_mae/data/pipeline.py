@@ -253,6 +253,18 @@ def _permute(position, key, count):
     return tf.random.experimental.index_shuffle(position, key, max_index=count - 1)
 
 
+def _permute_each(positions, keys, count):
+    """`_permute` of `(n,)` positions with a key each, `(n, 2)`."""
+    if count == 1:
+        return tf.zeros_like(positions)
+    # `index_shuffle` is said to take such keys too, but puts its own constant before the first key
+    # instead of before each (TensorFlow 2.21): this is its operation.
+    keys = tf.pad(keys, [[0, 0], [1, 0]], constant_values=498247692)
+    return tf.raw_ops.RandomIndexShuffle(
+        index=positions, seed=keys, max_index=np.int64(count - 1), rounds=4
+    )
+
+
 def _normaliser(mean, std, channels, image_size):
     """Function from pixels 0-255, `(..., H, W, C)`, to (pixel / 255 - mean) / std."""
     for name, value in (("mean", mean), ("std", std)):

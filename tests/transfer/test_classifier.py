@@ -9,6 +9,7 @@ from keras_mae.transfer import ViTClassifier
 ENCODER = {"image_size": 16, "patch_size": 4, "hidden_dim": 16, "num_layers": 3, "num_heads": 2}
 IMAGES = np.random.default_rng(0).normal(size=(6, 16, 16, 3)).astype("float32")
 LABELS = np.array([0, 1, 2, 0, 1, 2])
+CROSSENTROPY = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
 
 
 @pytest.fixture
@@ -76,7 +77,7 @@ def test_exactly_the_named_blocks_change(encoder, blocks, trained):
     model = ViTClassifier(encoder, 3, trainable_blocks=blocks)
     # From a head near 0, the encoder's gradients are too small for the last bit of some weights.
     model.head.kernel.assign(np.random.default_rng(1).normal(size=(16, 3)))
-    model.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    model.compile("sgd", CROSSENTROPY, jit_compile=False)
     model.optimizer.learning_rate = 1.0
     before = get_weights(model)
     model.fit(IMAGES, LABELS, epochs=2, verbose=0)
@@ -89,7 +90,7 @@ def test_exactly_the_named_blocks_change(encoder, blocks, trained):
 def test_the_encoder_given_never_changes(encoder):
     before = get_weights(encoder)
     model = ViTClassifier(encoder, 3)
-    model.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    model.compile("adam", CROSSENTROPY)  # with XLA, as is Keras's default
     model.fit(IMAGES, LABELS, verbose=0)
     for name, value in get_weights(encoder).items():
         np.testing.assert_array_equal(value, before[name])
@@ -139,7 +140,7 @@ def test_positions_follow_the_image_size(encoder):
 )
 def test_saved_and_loaded(encoder, arguments, tmp_path):
     model = ViTClassifier(encoder, 3, **arguments)
-    model.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    model.compile("adam", CROSSENTROPY, jit_compile=False)
     images = IMAGES[:, :8] if "image_size" in arguments else IMAGES
     images = np.concatenate([images] * 2, axis=2)[:, :, : model.encoder.image_size[1]]
     model.fit(images, LABELS, verbose=0)
