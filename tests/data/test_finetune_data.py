@@ -98,6 +98,14 @@ def test_features_stream_is_a_permutation_and_starts_anywhere():
     assert not np.array_equal(whole[0][0], whole[2][0])
 
 
+def test_features_come_in_the_order_of_their_images(digits):
+    few = digits.subset(np.arange(0, 5000, 250))  # 20: epochs end inside batches
+    features = np.arange(20, dtype="float32")[:, None]
+    stream = features_dataset(features, few.labels(), num_classes=10, batch_size=8, seed=3)
+    for (_, expected), (_, labels) in zip(batches(few, 7, seed=3), stream.take(7), strict=True):
+        np.testing.assert_array_equal(labels, expected)
+
+
 def test_few_labels_are_balanced_and_fixed_by_the_seed(digits):
     train, _ = digits.split()
     few = balanced_subset(train, 503, seed=4)
