@@ -14,12 +14,12 @@ import sys
 import time
 
 
-def serve(run, before=0.0):
+def serve(run, memory=None):
     """Be a contestant: answer lines of standard input until it ends.
 
     Args:
         run: function of a number of steps, which does them.
-        before: float, MB to take off the memory reported, see `resident`.
+        memory: function that returns the memory to report, in MB; `resident` if not given.
     """
     for line in sys.stdin:
         steps = int(line)
@@ -28,7 +28,7 @@ def serve(run, before=0.0):
             run(steps)
             answer = (time.perf_counter() - start) / steps
         else:
-            answer = resident() - before
+            answer = (memory or resident)()
         print(json.dumps({"answer": answer}), flush=True)
 
 
@@ -63,22 +63,54 @@ def median(seconds, name, over=None):
     return statistics.median(r[name] / (r[over] if over else 1) for r in seconds)
 
 
-def matrix_rate(dtype, size=2048, rounds=5):
-    """Return the GFLOP/s of TensorFlow's matrix product, in a process of its own."""
-    code = (
-        "import time, tensorflow as tf\n"
-        f"a = tf.cast(tf.random.normal(({size}, {size})), '{dtype}')\n"
-        "f = tf.function(lambda x: x @ x)\n"
-        "f(a)\n"
-        "best = 1e9\n"
-        f"for _ in range({rounds}):\n"
-        "    start = time.perf_counter()\n"
-        "    for _ in range(5): f(a)\n"
-        "    best = min(best, time.perf_counter() - start)\n"
-        f"print(5 * 2 * {size} ** 3 / best / 1e9)\n"
+def matrix_rate(dtype):
+    """TensorFlow, 2048 x 2048.
+
+    Returns:
+        float. GFLOP/s of its matrix product on CPUs, in a process of its own.
+    """
+    return _matrix_rate(
+        2048,
+        "import tensorflow as tf\n"
+        f"a = tf.cast(tf.random.normal((2048, 2048)), '{dtype}')\n"
+        "product = tf.function(lambda: a @ a)\n"
+        "def run():\n"
+        "    for _ in range(5): product()\n",
     )
-    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    return float(out.stdout.split()[-1])
+
+
+def gpu_matrix_rate(dtype):
+    """PyTorch, 8192 x 8192; float32 as TF32.
+
+    Returns:
+        float. GFLOP/s of its matrix product on the GPU, in a process of its own.
+    """
+    return _matrix_rate(
+        8192,
+        "import torch\n"
+        "torch.set_float32_matmul_precision('high')\n"
+        f"a = torch.randn(8192, 8192, device='cuda', dtype=torch.{dtype})\n"
+        "def run():\n"
+        "    for _ in range(5): a @ a\n"
+        "    torch.cuda.synchronize()\n",
+    )
+
+
+def _matrix_rate(size, code, rounds=5):
+    """Return the GFLOP/s of code whose function `run` does five products of `size` x `size`."""
+    code += (
+        "import time\n"
+        "def seconds():\n"
+        "    start = time.perf_counter()\n"
+        "    run()\n"
+        "    return time.perf_counter() - start\n"
+        "seconds()\n"
+        f"print(min(seconds() for _ in range({rounds})))\n"
+    )
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    if out.returncode:
+        sys.exit(f"error: the matrix product could not be timed:\n{out.stderr[-2000:]}")
+    return 5 * 2 * size**3 / float(out.stdout.split()[-1]) / 1e9
 
 
 @contextlib.contextmanager
