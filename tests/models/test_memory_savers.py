@@ -29,10 +29,9 @@ def trained(batch=6, data=None, steps=2, model_options=None, **options):
 
 
 @functools.cache
-def plain(jit_compile, batch=6, attention="self"):
+def plain(batch=6, attention="self"):
     """Train without any of it: what several tests compare with."""
-    options = {"decoder_attention": attention}
-    return trained(batch, jit_compile=jit_compile, model_options=options)
+    return trained(batch, jit_compile=False, model_options={"decoder_attention": attention})
 
 
 def assert_same(one, other, tolerance=1e-5):
@@ -47,7 +46,7 @@ def assert_same(one, other, tolerance=1e-5):
 )
 def test_accumulated_step_is_that_of_the_large_batch(accumulate_steps, jit_compile):
     parts = trained(accumulate_steps=accumulate_steps, jit_compile=jit_compile)
-    assert_same(parts, plain(jit_compile))
+    assert_same(parts, plain())
 
 
 @pytest.mark.parametrize("jit_compile", [False, True])
@@ -63,7 +62,7 @@ def test_all_of_it_on_two_replicas_is_one_device(replicas, jit_compile):
         )
     assert model._jit_gradients == jit_compile
     losses = [model.fit(data, steps_per_epoch=1, verbose=0).history["loss"][0] for _ in range(2)]
-    assert_same((losses, model.get_weights()), plain(False, batch=8))
+    assert_same((losses, model.get_weights()), plain(batch=8))
 
 
 def test_accumulation_with_schedule_and_recomputing():
@@ -111,7 +110,7 @@ def test_parts_are_small_and_their_mean_counts_rows(rows, known):
 )
 def test_recomputing_changes_no_number(attention, jit_compile):
     options = {"jit_compile": jit_compile, "model_options": {"decoder_attention": attention}}
-    assert_same(trained(recompute=True, **options), plain(jit_compile, attention=attention))
+    assert_same(trained(recompute=True, **options), plain(attention=attention))
 
 
 def test_recomputing_runs_the_blocks_again():

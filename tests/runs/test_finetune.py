@@ -54,19 +54,30 @@ def path(autoencoder, tmp_path_factory):
     return str(path)
 
 
+def run_in(directory, **settings):
+    values = {"train_examples": 60, "jit": False, "batch_size": 16, "output_dir": str(directory)}
+    return finetune(FinetuneSettings(**{**values, **settings}))
+
+
 @pytest.fixture
 def run(path, tmp_path):
     def start(name="run", **settings):
-        values = {"encoder": path, "train_examples": 60, "jit": False, "batch_size": 16}
-        values["output_dir"] = str(tmp_path / name)
-        return finetune(FinetuneSettings(**{**values, **settings}))
+        return run_in(tmp_path / name, **{"encoder": path, **settings})
 
     return start
 
 
-def test_a_run_leaves_all_that_was_promised(run, path, tmp_path):
-    results = run(steps=12, base_learning_rate=0.05, layer_decay=1.0)
-    directory = tmp_path / "run"
+@pytest.fixture(scope="module")
+def finished(path, tmp_path_factory):
+    """A run that has ended: its results, and what `run_in` was given."""
+    arguments = {"directory": tmp_path_factory.mktemp("finished") / "run", "encoder": path}
+    arguments.update(steps=12, base_learning_rate=0.05, layer_decay=1.0)
+    return run_in(**arguments), arguments
+
+
+def test_a_run_leaves_all_that_was_promised(finished):
+    results, arguments = finished
+    directory = arguments["directory"]
     assert json.loads((directory / "results.json").read_text()) == results
     assert results["protocol"] == "full" and results["train_examples"] == 60
     assert 0.1 <= results["top1"] <= results["top5"] <= 1
@@ -89,11 +100,11 @@ def test_a_run_leaves_all_that_was_promised(run, path, tmp_path):
 
 
 def test_every_epoch_is_validated_where_images_abound(run, tmp_path):
-    results = run(train_examples=None, batch_size=500, epochs=3.0)
-    assert len(results["val_curve"]) == 3
+    results = run(train_examples=None, batch_size=500, epochs=2.0)
+    assert len(results["val_curve"]) == 2
     lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
     steps = [line["step"] for line in map(json.loads, lines) if "val_top1" in line]
-    assert steps == [8, 16, 24]
+    assert steps == [8, 16]
 
 
 def test_the_linear_probe_changes_not_one_bit_of_the_encoder(
@@ -155,7 +166,6 @@ def test_a_probe_is_trained_on_views_of_each_image(run, autoencoder, monkeypatch
     [
         (0, ()),
         (0.5, ("encoder.blocks.1.mlp_norm.", "encoder.blocks.1.mlp.")),
-        (1, ("encoder.blocks.1.",)),
     ],
 )
 def test_partial_changes_exactly_the_named_blocks(run, autoencoder, tmp_path, blocks, trained):
@@ -175,12 +185,15 @@ def test_neighbours_need_no_training(run, tmp_path):
     assert not (tmp_path / "run" / "model.keras").exists()
 
 
-def test_scratch_has_the_architecture_and_none_of_the_weights(run, autoencoder, tmp_path):
-    run(protocol="scratch", steps=1, base_learning_rate=1e-9)
-    model = keras.models.load_model(tmp_path / "run" / "model.keras")
-    kernel = "encoder.blocks.0.mlp.hidden.kernel"
-    old, new = get_weights(autoencoder.encoder)[kernel], get_weights(model)[kernel]
-    assert old.shape == new.shape and np.abs(old - new).max() > 0.1
+def test_scratch_has_the_architecture_and_none_of_the_weights(autoencoder, path):
+    settings = FinetuneSettings(protocol="scratch", encoder=path).with_recipe((28, 28), 60)
+    encoder = finetune_module._encoder(settings, SOURCE)
+    model = finetune_module._classifier(settings, encoder, num_classes=10)
+    old, new = get_weights(autoencoder.encoder), get_weights(model)
+    kernels = [name for name in old if name.endswith("kernel")]
+    assert len(kernels) == 1 + 2 * 4
+    for name in kernels:
+        assert new[name].shape == old[name].shape and np.abs(new[name] - old[name]).max() > 0.1
     settings = FinetuneSettings(protocol="scratch", preset="mae_vit_mini_patch4")
     encoder = finetune_module._encoder(settings, SOURCE)
     assert (encoder.hidden_dim, encoder.num_layers, encoder.mean) == (96, 4, SOURCE.mean)
@@ -261,7 +274,7 @@ def differences(one, other):
     ],
 )
 def test_a_run_that_was_cut_ends_as_one_that_was_not(run, tmp_path, settings, cuts):
-    settings = {**settings, "steps": 12, "checkpoint_steps": 2, "keep": 100}
+    settings = {**settings, "steps": 8, "checkpoint_steps": 2, "keep": 100}
     run("whole", **settings)
     for step in cuts:
         cut_back(tmp_path / "whole", tmp_path / f"cut_{step}", step)
@@ -289,12 +302,12 @@ def test_the_averaged_weights_are_validated_and_saved(run, tmp_path):
     assert results["val_curve"] == [pytest.approx(results["top1"])]
 
 
-def test_a_run_that_has_ended_is_shown_and_another_is_refused(run, capsys):
-    results = run(steps=1)
-    assert run(steps=1) == results
+def test_a_run_that_has_ended_is_shown_and_another_is_refused(finished, capsys):
+    results, arguments = finished
+    assert run_in(**arguments) == results
     assert "This run has ended" in capsys.readouterr().out
     with pytest.raises(ValueError, match="mixup was 0.0 and is 0.5"):
-        run(steps=1, mixup=0.5)
+        run_in(**arguments, mixup=0.5)
 
 
 def test_a_dry_run_prints_each_rate_and_writes_nothing(run, tmp_path, capsys):

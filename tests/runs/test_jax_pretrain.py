@@ -16,11 +16,15 @@ SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "pretrain.py"
 
 
 @pytest.fixture(scope="module")
-def jax_forks():
+def jax_forks(tmp_path_factory):
     with Forks(
         "keras_mae.runs.pretrain",
         KERAS_BACKEND="jax",
         JAX_PLATFORMS="cpu",
+        # What the first run compiles, the second finds.
+        JAX_COMPILATION_CACHE_DIR=str(tmp_path_factory.mktemp("compiled")),
+        JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS="0",
+        JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES="-1",
         XLA_FLAGS=os.environ["XLA_FLAGS"] + " --xla_force_host_platform_device_count=2",
     ) as forks:
         yield forks
