@@ -30,10 +30,11 @@ def jax_forks(tmp_path_factory):
         yield forks
 
 
-def run(forks, directory, *flags):
+def run(forks, directory, *before):
     command = [SCRIPT, "--dataset=photos", f"--output_dir={directory}"]
     command += ["--steps=5", "--batch_size=8", "--checkpoint_steps=3"]
-    return forks.run(*command, *flags, before=["small_runs:shrink"])
+    command += ["--probe_images=77"]  # an odd number of held-out images
+    return forks.run(*command, before=["small_runs:shrink", *before])
 
 
 def result(directory):
@@ -45,14 +46,14 @@ def result(directory):
 @pytest.mark.skipif(importlib.util.find_spec("jax") is None, reason="jax is not installed")
 @pytest.mark.slow
 def test_a_run_on_two_devices_is_cut_and_goes_on_to_the_same_end(jax_forks, tmp_path):
-    done = run(jax_forks, tmp_path, "--probe_images=77")  # an odd number of held-out images
+    done = run(jax_forks, tmp_path)
     assert done.returncode == 0, done.stderr[-3000:]
     assert "encoder/1 is not written" in done.stdout
     log, weights = result(tmp_path)
     assert [step for step, *_ in log] == [5, 5]
     (tmp_path / "results.json").unlink()
     (tmp_path / "checkpoints" / "step_00000005.npz").unlink()
-    again = run(jax_forks, tmp_path, "--probe_images=77")
+    again = run(jax_forks, tmp_path, "small_runs:train_only")
     assert again.returncode == 0, again.stderr[-3000:]
     assert "Going on after step 3." in again.stdout
     other_log, other_weights = result(tmp_path)

@@ -17,7 +17,7 @@ def run(forks, directory, *flags):
     """Pre-train three steps; return the weights and the lines of the log."""
     command = [SCRIPT, "--dataset=photos", "--steps=3", "--batch_size=8", "--probe_images=50"]
     command += ["--nojit", f"--output_dir={directory}", *flags]
-    done = forks.run(*command, before=["small_runs:shrink"])
+    done = forks.run(*command, before=["small_runs:shrink", "small_runs:train_only"])
     assert done.returncode == 0, done.stderr
     log = [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]
     return keras.models.load_model(directory / "mae.keras").weights, log
