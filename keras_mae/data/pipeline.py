@@ -5,6 +5,8 @@ epoch) -> example, by a keyed permutation -> random numbers, keyed by (seed, epo
 run can start at any step, and any worker can compute its part, without what came before.
 """
 
+import os
+
 import numpy as np
 import tensorflow as tf
 
@@ -60,7 +62,8 @@ def pretrain_dataset(
         on_skip: a `SkipLog` that names broken images and stops the run when there are too many.
             None: a new one, in memory.
         with_labels: bool. Give `(images, labels)` with int64 labels.
-        num_parallel_calls, prefetch: as in `tf.data`; they do not change what comes out.
+        num_parallel_calls, prefetch: as in `tf.data`, but that `AUTOTUNE` is one call a CPU; they
+            do not change what comes out.
     Returns:
         Dataset of float32 `(batch_size // num_shards, H, W, C)`: `(pixel / 255 - mean) / std`.
     Raises:
@@ -158,7 +161,7 @@ def eval_dataset(
         shard_index, num_shards: this worker's number and how many there are, with weights only.
             The workers' batches of a step, put one after the other, are the global batch.
         on_skip: a `SkipLog`, or None for a new one, in memory.
-        num_parallel_calls, prefetch: as in `tf.data`.
+        num_parallel_calls, prefetch: as in `pretrain_dataset`.
     Returns:
         Dataset of float32 `(b, H, W, C)` and, with labels, int64 `(b,)`, b <= batch_size; with
         weights, b is `batch_size // num_shards`.
@@ -300,4 +303,9 @@ def _options():
     options.deterministic = True
     # Workers are given their shard above: TensorFlow must not cut it again.
     options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.OFF
+    # All CPUs from the first image on, as `AUTOTUNE` now means. TensorFlow's tuner would have to
+    # find that out, and its thread may miss that a dataset is over: then all waits, for as long as
+    # the dataset has lived, up to a minute.
+    options.autotune.enabled = False
+    options.autotune.initial_parallelism = os.cpu_count()
     return options

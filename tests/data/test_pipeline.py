@@ -1,5 +1,7 @@
 """The pipeline: a function of (seed, epoch, example), whatever the step it starts at."""
 
+import os
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -152,6 +154,14 @@ def test_static_shapes_and_no_end(mnist):
     assert dataset.element_spec == tf.TensorSpec((4, 28, 36, 1), tf.float32)
     assert dataset.cardinality() == tf.data.INFINITE_CARDINALITY
     assert next(iter(dataset)).shape == (4, 28, 36, 1)
+
+
+def test_all_cpus_are_used_at_once_and_no_tuner_is_waited_for(mnist):
+    for make in (pretrain_dataset, eval_dataset):
+        dataset = make(mnist, image_size=28, batch_size=8, **PLAIN)
+        tuning = dataset.options().autotune
+        assert tuning.enabled is False
+        assert tuning.initial_parallelism == os.cpu_count()
 
 
 def test_late_steps_start_at_once(mnist):
