@@ -75,13 +75,15 @@ def main(argv):
         os.environ["CUDA_VISIBLE_DEVICES"] = ""  # of all contestants, whatever their framework
     if FLAGS.child:
         return _child(FLAGS.child)
-    measure = turns.gpu_matrix_rate if FLAGS.device == "gpu" else turns.matrix_rate
+    measure, how = turns.matrix_rate, "TensorFlow, 2048 x 2048"
+    if FLAGS.device == "gpu":
+        measure, how = turns.gpu_matrix_rate, "PyTorch, 8192 x 8192, float32 as TF32"
     rates = {name: measure(name) for name in ("float32", "bfloat16")}
     flops = step_flops(FLAGS.model) * FLAGS.batch
     print(
         f"{FLAGS.model}, batch {FLAGS.batch}, {FLAGS.precision}: {flops / 1e9:.0f} GFLOP a step; "
         f"matrix products here: {rates['float32']:.0f} GFLOP/s in float32, "
-        f"{rates['bfloat16']:.0f} in bfloat16. {measure.__doc__.splitlines()[0]}\n"
+        f"{rates['bfloat16']:.0f} in bfloat16 ({how}).\n"
     )
     given = ("device", "model", "batch", "precision")
     command = [sys.executable, __file__, *(f"--{name}={FLAGS[name].value}" for name in given)]
@@ -113,8 +115,8 @@ def _print_table(rounds, memory, gflop, rate):
         if best_peer:
             ratio = f"{turns.median(rounds, best_peer, over=name):.2f}"
             ratio += f" (memory {memory[name] / memory[best_peer]:.2f})"
-        rate = f"{FLAGS.batch / seconds:.2f}"
-        _print_row([name, f"{seconds:.3f}", rate, *cells, f"{memory[name]:.0f}", ratio])
+        timed = [f"{seconds:.3f}", f"{FLAGS.batch / seconds:.2f}"]
+        _print_row([name, *timed, *cells, f"{memory[name]:.0f}", ratio])
     print(f"\nBest peer: {best_peer}. {len(rounds)} rounds of {FLAGS.steps} steps.")
 
 

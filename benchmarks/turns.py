@@ -64,11 +64,7 @@ def median(seconds, name, over=None):
 
 
 def matrix_rate(dtype):
-    """TensorFlow, 2048 x 2048.
-
-    Returns:
-        float. GFLOP/s of its matrix product on CPUs, in a process of its own.
-    """
+    """Return the GFLOP/s of TensorFlow's matrix product on CPUs, in a process of its own."""
     return _matrix_rate(
         2048,
         "import tensorflow as tf\n"
@@ -80,11 +76,7 @@ def matrix_rate(dtype):
 
 
 def gpu_matrix_rate(dtype):
-    """PyTorch, 8192 x 8192; float32 as TF32.
-
-    Returns:
-        float. GFLOP/s of its matrix product on the GPU, in a process of its own.
-    """
+    """Return the GFLOP/s of PyTorch's matrix product on a GPU, float32 as TF32, likewise."""
     return _matrix_rate(
         8192,
         "import torch\n"

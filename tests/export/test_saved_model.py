@@ -260,9 +260,9 @@ def test_a_missing_package_is_named_before_any_work(model, tmp_path, monkeypatch
 
 
 @pytest.mark.slow
-def test_a_random_model_of_twelve_blocks(tmp_path):
-    tiny = keras_mae.ViTEncoder(image_size=(64, 96), hidden_dim=192, num_heads=3)
-    path = export_encoder(tiny, tmp_path, **{**QUICK, "num_check_images": 2})
+def test_a_random_base_model(tmp_path):
+    base = keras_mae.ViTEncoder(image_size=(64, 96))  # the sizes of ViT-B/16
+    path = export_encoder(base, tmp_path, **{**QUICK, "num_check_images": 2})
     found = json.loads((path / "card.json").read_text())
-    assert found["preset"] == "mae_vit_tiny_patch16"
+    assert found["preset"] == "mae_vit_base_patch16"
     assert found["check"]["difference"] < BOUND

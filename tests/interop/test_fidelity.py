@@ -48,9 +48,9 @@ def test_outputs(case, tmp_path):
 
 
 @pytest.mark.slow
-def test_outputs_of_huge_model(tmp_path):
-    """One loss: the other is of the same prediction. `benchmarks/fidelity.py` has L/16, too."""
-    check_outputs(oracle.HUGE, (True,), tmp_path, batch=1)
+@pytest.mark.parametrize("case", [oracle.LARGE, oracle.HUGE], ids=["L/16", "H/14"])
+def test_outputs_of_large_models(case, tmp_path):
+    check_outputs(case, (True, False), tmp_path, batch=1)
 
 
 def test_outputs_of_rectangles():

@@ -8,10 +8,9 @@ from tiny import GRID, TINY, N, P, images, noise, tiny
 
 from keras_mae import MAEDecoder, MaskedAutoencoder, ViTEncoder, layers
 
-ONE_BLOCK = {**TINY, "num_layers": 1, "decoder_num_layers": 1}
-ENCODER = {key: value for key, value in ONE_BLOCK.items() if not key.startswith("decoder_")}
+ENCODER = {key: value for key, value in TINY.items() if not key.startswith("decoder_")}
 DECODER = {"grid_size": GRID, "patch_dim": P, "input_dim": 16, "hidden_dim": 12}
-DECODER |= {"num_layers": 1, "num_heads": 3}
+DECODER |= {"num_layers": 2, "num_heads": 3}
 KEEP_IDS = np.stack([np.random.default_rng(i).permutation(N)[:6] for i in range(4)]).astype("int32")
 QUERY_IDS = np.stack([np.setdiff1d(np.arange(N), ids) for ids in KEEP_IDS]).astype("int32")
 LATENT = np.random.default_rng(0).normal(size=(4, 7, 16)).astype("float32")
@@ -22,12 +21,12 @@ def block(dim, mlp):
     return attention + (dim * mlp + mlp) + (mlp * dim + dim) + 2 * 2 * dim
 
 
-def encoder_weights(dim=16, mlp=64, layers=1):
+def encoder_weights(dim=16, mlp=64, layers=2):
     patches, class_token, norm = P * dim + dim, dim, 2 * dim
     return patches + class_token + layers * block(dim, mlp) + norm, (1 + N) * dim
 
 
-def decoder_weights(cross=False, dim=12, mlp=48, layers=1):
+def decoder_weights(cross=False, dim=12, mlp=48, layers=2):
     context_norm = 2 * dim if cross else 0
     ends = (16 * dim + dim) + dim + 2 * dim + (dim * P + P) + context_norm
     return ends + layers * block(dim, mlp), (1 + N) * dim
@@ -40,7 +39,6 @@ def decoder_weights(cross=False, dim=12, mlp=48, layers=1):
         ({"mlp_dim": 20, "norm_epsilon": 1e-5}, {"keep_ids": KEEP_IDS}, encoder_weights(mlp=20)),
         ({"learned_positions": True}, {}, (sum(encoder_weights()), 0)),
         ({"final_norm": False}, {}, (encoder_weights()[0] - 32, 25 * 16)),
-        ({"num_layers": 2}, {}, encoder_weights(layers=2)),
     ],
 )
 def test_encoder(config, inputs, weights, tmp_path):
@@ -96,7 +94,7 @@ VARIANTS = {
 
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_autoencoder(variant, tmp_path):
-    config = {**ONE_BLOCK, **VARIANTS[variant]}
+    config = {**TINY, **VARIANTS[variant]}
     inputs = {"images": images(), "noise": noise(tiny(**VARIANTS[variant]))}
     cross = config.get("decoder_attention") == "cross"
     weights = np.add(encoder_weights(), decoder_weights(cross))
