@@ -9,7 +9,7 @@ import math
 
 from absl import app, flags
 
-from keras_mae.models.presets import preset_config
+from keras_mae.presets import preset_config
 
 BATCH = flags.DEFINE_integer("batch_size", 4096, "Global batch.")
 MASK_RATIO = flags.DEFINE_float("mask_ratio", 0.75, "Share of patches hidden.")

@@ -5,9 +5,14 @@
 
 from keras_mae import layers, training
 from keras_mae.export import export_encoder
-from keras_mae.interop import load_pretrained, load_weights_into, save_pretrained
-from keras_mae.models import MAEDecoder, MaskedAutoencoder, ViTEncoder, list_presets
-from keras_mae.transfer import ViTClassifier
+from keras_mae.interop import load_encoder, load_pretrained, load_weights_into, save_pretrained
+from keras_mae.models import (
+    MAEDecoder,
+    MaskedAutoencoder,
+    ViTClassifier,
+    ViTEncoder,
+    list_presets,
+)
 from keras_mae.version import __version__
 
 __all__ = [
@@ -19,6 +24,7 @@ __all__ = [
     "export_encoder",
     "layers",
     "list_presets",
+    "load_encoder",
     "load_pretrained",
     "load_weights_into",
     "save_pretrained",

@@ -16,8 +16,8 @@ import numpy as np
 from absl import app, flags
 
 import keras_mae
+from keras_mae.files import save_model
 from keras_mae.models.weights import get_weights
-from keras_mae.training.output import save_model
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("source", None, "The checkpoint: a file or a folder.", required=True)

@@ -20,8 +20,7 @@ from absl import app, flags, logging
 
 import keras_mae
 from keras_mae.data import TooManyBadImages
-from keras_mae.runs.finetune import finetune
-from keras_mae.runs.finetune_settings import (
+from keras_mae.settings.finetune import (
     AUGMENTATIONS,
     POOLINGS,
     PROTOCOLS,
@@ -29,9 +28,10 @@ from keras_mae.runs.finetune_settings import (
     STRATEGIES,
     FinetuneSettings,
 )
-from keras_mae.runs.settings import PRECISIONS, RESUME
+from keras_mae.settings.pretrain import PRECISIONS, RESUME
+from keras_mae.tasks.classify import finetune
 from keras_mae.training import NonFiniteLossError
-from keras_mae.training.resume import CheckpointError, Interrupted
+from keras_mae.training.checkpoints import CheckpointError, Interrupted
 
 FLAGS = {
     flag.name: flag

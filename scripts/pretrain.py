@@ -18,11 +18,11 @@ from absl import app, flags, logging
 
 import keras_mae
 from keras_mae.data import TooManyBadImages
-from keras_mae.runs.pretrain import pretrain
-from keras_mae.runs.settings import PRECISIONS, RESUME, PretrainSettings
+from keras_mae.settings.pretrain import PRECISIONS, RESUME, PretrainSettings
+from keras_mae.tasks.pretrain import pretrain
 from keras_mae.training import NonFiniteLossError
-from keras_mae.training.resume import CheckpointError, Interrupted
-from keras_mae.training.strategy import STRATEGIES
+from keras_mae.training.checkpoints import CheckpointError, Interrupted
+from keras_mae.training.devices import STRATEGIES
 from keras_mae.training.workers import WorkerLostError
 
 FLAGS = {

@@ -17,7 +17,7 @@ from absl import app, flags
 
 import keras_mae
 from keras_mae.data import evaluation_transform, load_image
-from keras_mae.training.figures import reconstruction_figure
+from keras_mae.plots.figures import reconstruction_figure
 
 MODEL = flags.DEFINE_string(
     "model", None, "A directory that scripts/pretrain.py wrote, or a .keras file.", required=True

@@ -18,11 +18,11 @@ os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
 
 from absl import app, flags, logging
 
-from keras_mae.runs.finetune_settings import FinetuneSettings
-from keras_mae.runs.report import report
-from keras_mae.runs.report_settings import PARTS, ReportSettings, parse_fields, parse_sweep
-from keras_mae.runs.settings import PRECISIONS, PretrainSettings
-from keras_mae.training.resume import Interrupted
+from keras_mae.commands.report import report
+from keras_mae.settings.finetune import FinetuneSettings
+from keras_mae.settings.pretrain import PRECISIONS, PretrainSettings
+from keras_mae.settings.report import PARTS, ReportSettings, parse_fields, parse_sweep
+from keras_mae.training.checkpoints import Interrupted
 
 PARTS_HELP = "; ".join(f"{name}: {what}" for name, what in PARTS.items())
 FLAGS = {

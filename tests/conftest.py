@@ -45,6 +45,6 @@ def replicas():
 def forks():
     """Return what runs scripts in processes of their own, TensorFlow imported."""
     with Forks(
-        "keras_mae.runs.report", "keras_mae.interop", "keras_mae.export.saved_model"
+        "keras_mae.commands.report", "keras_mae.interop", "keras_mae.export.saved_model"
     ) as forks:
         yield forks

@@ -3,8 +3,8 @@
 Called before a script (see `forks.py`), or by a fixture (see `runs/conftest.py`).
 """
 
-from keras_mae.models import presets
-from keras_mae.runs import pretrain
+from keras_mae import presets
+from keras_mae.tasks import pretrain
 
 NAME = "mae_vit_mini_patch4"
 

@@ -8,7 +8,7 @@ import inspect
 
 import keras
 
-from keras_mae.export.card import ExportError, check_images, open_source, write_checked
+from keras_mae.export.card import ExportError, open_source, sample_images, write_checked
 
 # Each is a module of this package with three functions:
 #   check_options(**options)            raises for what cannot be had, before any work is done
@@ -82,7 +82,7 @@ def export_encoder(
     exporter.check_options(**options)
     target = exporter.final_path(directory)
     source = open_source(model, image_size)
-    images, images_name = check_images(source.encoder, check_dataset, num_check_images)
+    images, images_name = sample_images(source.encoder, check_dataset, num_check_images)
     return write_checked(
         format,
         source,

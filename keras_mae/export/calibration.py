@@ -2,7 +2,7 @@
 
 import importlib
 
-from keras_mae.export.card import check_images
+from keras_mae.export.card import sample_images
 
 # A graph with constants is one protobuf message, which must stay below 2 GiB. What is left is for
 # all that is no weight.
@@ -64,7 +64,7 @@ def representative_images(source, dataset, count):
         ValueError: if the data set is not there, or has other channels than the model.
     """
     try:
-        return check_images(source.encoder, dataset, count)
+        return sample_images(source.encoder, dataset, count)
     except ValueError as error:
         message = str(error).replace("`check_dataset`", "`representative`")
         if "`representative`" not in message:

@@ -1,15 +1,12 @@
 """What all formats share: the model to export, its check on real images, the card of numbers."""
 
 import dataclasses
-import hashlib
 import json
 import os
 import platform
-import shutil
 import subprocess
 import sys
 import tempfile
-from contextlib import contextmanager
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
@@ -19,13 +16,14 @@ import numpy as np
 from keras import ops
 
 from keras_mae.export import check
+from keras_mae.files import new_directory, weights_digest, write_json
+from keras_mae.interop import load_encoder
 from keras_mae.layers.arguments import grid_size, pair
+from keras_mae.layers.pooling import pool_tokens
+from keras_mae.models.classifier import ViTClassifier
 from keras_mae.models.encoder import ViTEncoder
-from keras_mae.models.presets import list_presets, preset_config
 from keras_mae.models.weights import assign_weights, get_weights
-from keras_mae.training.output import write_json
-from keras_mae.transfer.classifier import ViTClassifier, find_encoder
-from keras_mae.transfer.features import pool_tokens
+from keras_mae.presets import list_presets, preset_config
 
 # How far a file's numbers may be from the Keras model's, by format and the precision it is written
 # in: the largest difference of an output (`check.compare`), or the smallest cosine of features.
@@ -96,7 +94,7 @@ def open_source(model, image_size=None):
         origin, model = str(model), load_pretrained(model)
     if not isinstance(model, ViTClassifier):
         try:
-            model = find_encoder(model)
+            model = load_encoder(model)
         except ValueError as error:
             raise ValueError(
                 "`model` must be a ViTEncoder, a ViTClassifier, a MaskedAutoencoder, or a path to "
@@ -116,7 +114,7 @@ def open_source(model, image_size=None):
         "kind": "classifier" if isinstance(model, ViTClassifier) else "encoder",
         "source": origin,
         "preset": find_preset(encoder),
-        "weights_sha256": weights_checksum(weights),
+        "weights_sha256": weights_digest(weights),
         "parameters": int(sum(value.size for value in weights.values())),
         "trained_image_size": list(encoder.image_size),
         "image_size": list(size),
@@ -168,20 +166,6 @@ def find_preset(encoder):
         ):
             return name
     return None
-
-
-def weights_checksum(weights):
-    """Return the SHA-256, in hex, of weights by name: of names, shapes and values, in name order.
-
-    Args:
-        weights: dict, as `keras_mae.models.weights.get_weights` gives it. Values count as float32.
-    """
-    digest = hashlib.sha256()
-    for name in sorted(weights):
-        value = np.ascontiguousarray(weights[name], "<f4")
-        digest.update(f"{name}{value.shape}".encode())
-        digest.update(value.tobytes())
-    return digest.hexdigest()
 
 
 def normalize(encoder, pixels):
@@ -236,7 +220,7 @@ def model_outputs(model, images, encode=None):
     return {**outputs, "probabilities": ops.softmax(logits, axis=-1)}
 
 
-def check_images(encoder, dataset=None, count=16):
+def sample_images(encoder, dataset=None, count=16):
     """Return real images of the encoder's size and channels.
 
     Args:
@@ -382,7 +366,7 @@ def write_checked(format, source, target, write, images, images_name, loads=1, f
         source: a `Source`.
         target: `Path` of the directory to be made.
         write: function from the temporary directory's path, not yet there, to a `Written`.
-        images, images_name: see `check_images`.
+        images, images_name: see `sample_images`.
         loads, fresh_process: see `check_export`.
     Returns:
         `Path` of what is to be loaded.
@@ -489,54 +473,3 @@ def format_card(card):
     }
     lines = [f"# {card['format']}, {card['precision']}", "", "| | |", "|---|---|"]
     return "\n".join([*lines, *(f"| {name} | {value} |" for name, value in rows.items()), ""])
-
-
-def check_new_directory(path, argument="directory"):
-    """Return a `Path` that is free and can be made, or raise a ValueError.
-
-    Args:
-        path: of the directory to be made. An empty one may be there.
-        argument: str, its name in the error.
-    """
-    path = Path(path)
-    if path.exists() and (not path.is_dir() or any(path.iterdir())):
-        raise ValueError(f"`{argument}` must be new, or an empty directory. Received: {path}")
-    check_writable(path, argument)
-    return path
-
-
-def check_writable(path, argument="directory"):
-    """Raise a ValueError unless a directory can be made at `path`, leaving no trace."""
-    parent = next(p for p in (Path(path), *Path(path).absolute().parents) if p.exists())
-    try:
-        with tempfile.TemporaryDirectory(dir=parent, prefix=".keras_mae_"):
-            pass
-    except OSError as error:
-        raise ValueError(
-            f"`{argument}` must be a path that can be written. Received: {path} ({error})"
-        ) from error
-
-
-@contextmanager
-def new_directory(target):
-    """Yield the path of a directory to be made, which gets the name `target` at the end.
-
-    Unlike `training.output.atomic_path` it never takes the place of another: two exports at the
-    same time cannot get one version. An error inside leaves nothing, parents made for it included.
-    """
-    target = Path(target).absolute()
-    made = [parent for parent in target.parents if not parent.exists()]
-    target.parent.mkdir(parents=True, exist_ok=True)
-    scratch = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
-    try:
-        temporary = scratch / target.name
-        yield temporary
-        try:
-            os.rename(temporary, target)  # fails if a directory that holds files is there
-        except OSError as error:
-            raise ExportError(f"{target} was made by another meanwhile ({error})") from error
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
-        for parent in made:
-            if not any(parent.iterdir()):
-                parent.rmdir()

@@ -16,8 +16,9 @@ from keras_mae.export.calibration import (
     representative_images,
     require,
 )
-from keras_mae.export.card import Written, check_new_directory
+from keras_mae.export.card import Written
 from keras_mae.export.plain import plain_function
+from keras_mae.files import check_new_directory
 from keras_mae.layers.arguments import check_positive_int
 
 FILE = "model.tflite"

@@ -16,8 +16,9 @@ from keras_mae.export.calibration import (
     representative_images,
     require,
 )
-from keras_mae.export.card import Written, check_new_directory
+from keras_mae.export.card import Written
 from keras_mae.export.plain import function_of_weights
+from keras_mae.files import check_new_directory
 
 # The newest that tf2onnx writes. In 17 it turns each mean over the width into a pooling operator,
 # and no layer normalisation is found.

@@ -10,9 +10,10 @@ import keras
 import tensorflow as tf
 
 from keras_mae.data.augment import check_resize
-from keras_mae.export.card import Written, check_writable, model_outputs, normalize, pooled_tokens
+from keras_mae.export.card import Written, model_outputs, normalize, pooled_tokens
 from keras_mae.export.image_bytes import pixels_of_bytes
 from keras_mae.export.serving import read_signatures, serving_apis, write_warmup
+from keras_mae.files import check_writable
 
 
 def check_options(dense=False, warmup=True, whole=False, resize="bicubic"):

@@ -6,9 +6,9 @@ import zipfile
 import keras
 
 from keras_mae.models.autoencoder import MaskedAutoencoder
+from keras_mae.models.classifier import ViTClassifier
 from keras_mae.models.encoder import ViTEncoder
 from keras_mae.models.weights import get_weights
-from keras_mae.transfer.classifier import ViTClassifier
 
 KINDS = {"autoencoder": MaskedAutoencoder, "encoder": ViTEncoder, "classifier": ViTClassifier}
 

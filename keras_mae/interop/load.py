@@ -10,8 +10,8 @@ from keras_mae.interop.keras_format import KINDS, kind_of
 from keras_mae.interop.read import read_checkpoint
 from keras_mae.layers.arguments import grid_size, pair
 from keras_mae.layers.resampling import is_sincos
-from keras_mae.models.presets import list_presets, preset_config
 from keras_mae.models.weights import assign_weights
+from keras_mae.presets import list_presets, preset_config
 
 logger = logging.getLogger(__name__)
 

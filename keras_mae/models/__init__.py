@@ -1,15 +1,17 @@
 """The encoder, the decoder, and the autoencoder made of them."""
 
 from keras_mae.models.autoencoder import MaskedAutoencoder
+from keras_mae.models.classifier import ViTClassifier
 from keras_mae.models.decoder import MAEDecoder
 from keras_mae.models.encoder import ViTEncoder
 from keras_mae.models.losses import PatchReconstructionLoss, normalize_patches
-from keras_mae.models.presets import list_presets
+from keras_mae.presets import list_presets
 
 __all__ = [
     "MAEDecoder",
     "MaskedAutoencoder",
     "PatchReconstructionLoss",
+    "ViTClassifier",
     "ViTEncoder",
     "list_presets",
     "normalize_patches",

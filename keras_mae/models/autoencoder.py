@@ -17,9 +17,9 @@ from keras_mae.models.accumulation import mean_over_parts
 from keras_mae.models.decoder import MAEDecoder
 from keras_mae.models.encoder import ViTEncoder, check_images
 from keras_mae.models.losses import PatchReconstructionLoss, normalize_patches
-from keras_mae.models.presets import preset_config
 from keras_mae.models.reconstruction import restore_pixels
 from keras_mae.models.trainer import MaskedTrainer
+from keras_mae.presets import preset_config
 
 
 @keras.saving.register_keras_serializable(package="keras_mae")

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import keras
 
-from keras_mae.training.output import atomic_path, save_model
-from keras_mae.training.resume import sync_variables
+from keras_mae.files import atomic_path, save_model
+from keras_mae.training.checkpoints import sync_variables
 
 SHOWN_INTERVAL = 1.0  # seconds
 

@@ -30,7 +30,7 @@ class AdamW(keras.optimizers.AdamW):
         *args, **kwargs: those of `keras.optimizers.AdamW`, but for `amsgrad`.
         rate_scales: list of floats, one for each variable in the order that the optimizer is built
             with: what the learning rate of the variable is multiplied by, for step and decay. See
-            `keras_mae.transfer.layer_decay`. None: 1 for all.
+            `keras_mae.training.layer_decay`. None: 1 for all.
     Raises:
         ValueError: for `amsgrad`, a negative scale, or another number of scales than of variables.
     Reference: Kingma and Ba 2014, arXiv:1412.6980, algorithm 1; Loshchilov and Hutter 2017.

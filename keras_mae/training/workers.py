@@ -9,7 +9,7 @@ from contextlib import contextmanager, nullcontext
 
 import tensorflow as tf
 
-from keras_mae.training.strategy import workers_of
+from keras_mae.training.devices import workers_of
 
 # What the others get when a worker dies, depending on where they are. TensorFlow's words for a
 # collective that another worker has left are the same in all of them.

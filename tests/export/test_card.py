@@ -11,8 +11,8 @@ from keras_mae import MaskedAutoencoder, ViTClassifier, ViTEncoder
 from keras_mae.data import eval_dataset, load_source
 from keras_mae.export import ExportError, card
 from keras_mae.export.check import compare
-from keras_mae.models.presets import list_presets
 from keras_mae.models.weights import get_weights
+from keras_mae.presets import list_presets
 
 
 def test_compare_by_hand():
@@ -52,11 +52,11 @@ def test_bounds():
 
 def test_the_checksum_tells_any_weight_apart():
     weights = get_weights(encoder())
-    checksum = card.weights_checksum(weights)
-    assert checksum == card.weights_checksum(dict(reversed(weights.items())))
+    checksum = card.weights_digest(weights)
+    assert checksum == card.weights_digest(dict(reversed(weights.items())))
     for name in ("encoder.class_token", "encoder.blocks.1.mlp.hidden.bias"):
         changed = {**weights, name: weights[name] + np.float32(1e-6)}
-        assert card.weights_checksum(changed) != checksum
+        assert card.weights_digest(changed) != checksum
 
 
 def test_presets_are_found_by_their_architecture():
@@ -72,7 +72,7 @@ def test_a_source_is_a_float32_copy_with_its_facts(tmp_path):
     for name, value in get_weights(original).items():
         np.testing.assert_array_equal(value, get_weights(source.model)[name])
     assert source.facts["image_size"] == [28, 28] and source.facts["mean"] == [0.13]
-    assert source.facts["weights_sha256"] == card.weights_checksum(get_weights(original))
+    assert source.facts["weights_sha256"] == card.weights_digest(get_weights(original))
     original.save(tmp_path / "encoder.keras")
     again = card.open_source(tmp_path / "encoder.keras")
     assert again.facts == {**source.facts, "source": str(tmp_path / "encoder.keras")}
@@ -117,15 +117,15 @@ def test_images_are_normalised_as_in_the_pipeline():
 
 
 def test_check_images_are_real_and_fit():
-    images, name = card.check_images(encoder(), count=5)
+    images, name = card.sample_images(encoder(), count=5)
     assert (images.shape, images.dtype, name) == ((5, 28, 28, 1), np.uint8, "mnist5k")
     assert 10 < images.mean() < 100
-    photos, name = card.check_images(encoder(channels=3, mean=None, std=None, image_size=(8, 12)))
+    photos, name = card.sample_images(encoder(channels=3, mean=None, std=None, image_size=(8, 12)))
     assert (photos.shape, name) == ((16, 8, 12, 3), "photos")
     with pytest.raises(ValueError, match="`check_dataset` must have images of 1 channels"):
-        card.check_images(encoder(), "photos")
+        card.sample_images(encoder(), "photos")
     with pytest.raises(ValueError, match="`check_dataset` must be given for 2 channels"):
-        card.check_images(encoder(channels=2, mean=None, std=None))
+        card.sample_images(encoder(channels=2, mean=None, std=None))
 
 
 def test_models_that_cannot_be_exported():

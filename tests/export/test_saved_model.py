@@ -9,10 +9,10 @@ from shaken import digits, encoder, shake
 
 import keras_mae
 from keras_mae.data import ArraySource, eval_dataset, load_source
+from keras_mae.evaluation.features import extract_features
 from keras_mae.export import ExportError, card, export_encoder, saved_model
+from keras_mae.models.saved_model_encoder import SavedModelEncoder
 from keras_mae.models.weights import get_weights
-from keras_mae.transfer.features import extract_features
-from keras_mae.transfer.saved_model_encoder import SavedModelEncoder
 
 BOUND = 1e-5
 # Quick, where it is not the new process that is tested.
@@ -60,7 +60,7 @@ def test_the_card_says_what_new_processes_without_keras_found(path, model):
         "serving_tokens",
         "serving_uint8",
     }
-    assert found["weights_sha256"] == card.weights_checksum(get_weights(model))
+    assert found["weights_sha256"] == card.weights_digest(get_weights(model))
     for key in ("image_size", "channels", "patch_size", "mean", "std", "hidden_dim", "num_layers"):
         assert np.array_equal(found[key], getattr(model, key))
     assert found["signatures"]["serving_default"]["inputs"] == {

@@ -16,8 +16,8 @@ from states import PRESET, autoencoder_state, encoder_state
 from keras_mae import MaskedAutoencoder, ViTEncoder
 from keras_mae.interop import load_pretrained, load_weights_into
 from keras_mae.layers import sincos_positions
+from keras_mae.models import ViTClassifier
 from keras_mae.models.weights import get_weights
-from keras_mae.transfer import ViTClassifier
 
 
 @pytest.fixture(scope="module")

@@ -9,8 +9,8 @@ from keras_mae.interop.names import (
     to_reference_layout,
 )
 from keras_mae.interop.transformers_format import from_transformers, to_transformers
+from keras_mae.models import ViTClassifier
 from keras_mae.models.weights import get_weights
-from keras_mae.transfer import ViTClassifier
 
 
 @pytest.fixture

@@ -12,8 +12,8 @@ import transformers
 
 from keras_mae import MaskedAutoencoder, ViTEncoder
 from keras_mae.interop import load_pretrained, save_pretrained
+from keras_mae.models import ViTClassifier
 from keras_mae.models.weights import get_weights, named_weights
-from keras_mae.transfer import ViTClassifier
 
 SMALL = {
     "image_size": 16,

@@ -7,7 +7,7 @@ from tiny import images
 
 import keras_mae
 from keras_mae import MaskedAutoencoder
-from keras_mae.models.presets import preset_config
+from keras_mae.presets import preset_config
 
 # Encoder without the fixed position table (of (1 + N) * D values), and the whole with all tables.
 COUNTS = {

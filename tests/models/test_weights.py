@@ -5,8 +5,8 @@ import pytest
 
 from keras_mae import MaskedAutoencoder
 from keras_mae.layers import sincos_positions
+from keras_mae.models import ViTClassifier
 from keras_mae.models.weights import assign_weights, get_weights, named_weights
-from keras_mae.transfer import ViTClassifier
 
 SMALL = {
     "image_size": 16,

@@ -1,8 +1,8 @@
 import pytest
 from small_runs import NAME, shrink, train_only
 
-from keras_mae.models import presets
-from keras_mae.runs import pretrain
+from keras_mae import presets
+from keras_mae.tasks import pretrain
 
 
 @pytest.fixture(scope="module")

@@ -10,11 +10,11 @@ from PIL import Image
 
 from keras_mae import MaskedAutoencoder, ViTEncoder, save_pretrained
 from keras_mae.data import load_source
+from keras_mae.models import ViTClassifier
 from keras_mae.models.weights import get_weights
-from keras_mae.runs import finetune as finetune_module
-from keras_mae.runs.finetune import check_labels, finetune
-from keras_mae.runs.finetune_settings import FinetuneSettings
-from keras_mae.transfer import ViTClassifier
+from keras_mae.settings.finetune import FinetuneSettings
+from keras_mae.tasks import classify as finetune_module
+from keras_mae.tasks.classify import check_labels, finetune
 
 SOURCE = load_source("mnist5k")
 ALL = {

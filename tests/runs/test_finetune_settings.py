@@ -1,6 +1,6 @@
 import pytest
 
-from keras_mae.runs.finetune_settings import RECIPES, FinetuneSettings
+from keras_mae.settings.finetune import RECIPES, FinetuneSettings
 
 SMALL, LARGE = (28, 28), (224, 224)
 

@@ -18,7 +18,7 @@ SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "pretrain.py"
 @pytest.fixture(scope="module")
 def jax_forks(tmp_path_factory):
     with Forks(
-        "keras_mae.runs.pretrain",
+        "keras_mae.tasks.pretrain",
         KERAS_BACKEND="jax",
         JAX_PLATFORMS="cpu",
         # What the first run compiles, the second finds.
@@ -63,7 +63,7 @@ def test_a_run_on_two_devices_is_cut_and_goes_on_to_the_same_end(jax_forks, tmp_
 
 
 def test_strategies_that_jax_has_not_are_refused(monkeypatch):
-    from keras_mae.training import strategy
+    from keras_mae.training import devices as strategy
 
     monkeypatch.setattr(strategy.keras.backend, "backend", lambda: "jax")
     with pytest.raises(ValueError, match="must be 'auto' or 'one_device' on the jax backend"):

@@ -4,14 +4,14 @@ import signal
 
 import pytest
 
-from keras_mae.runs.jobs import Job, finished, run_jobs, time_left
-from keras_mae.training.resume import Interrupted
+from keras_mae.commands.jobs import Job, finished, run_jobs, time_left
+from keras_mae.training.checkpoints import Interrupted
 
 
 @pytest.fixture(autouse=True)
 def nothing_to_free(monkeypatch):
     """Leave out the collection of garbage, half a second for each job."""
-    monkeypatch.setattr("keras_mae.runs.jobs.gc.collect", lambda: None)
+    monkeypatch.setattr("keras_mae.commands.jobs.gc.collect", lambda: None)
 
 
 class Work:

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from keras_mae.runs.pretrain import pretrain
-from keras_mae.runs.settings import PretrainSettings
+from keras_mae.settings.pretrain import PretrainSettings
+from keras_mae.tasks.pretrain import pretrain
 
 _PATH = Path(__file__).resolve().parents[2] / "benchmarks" / "kill_test.py"
 _SPEC = importlib.util.spec_from_file_location("kill_test", _PATH)

@@ -6,8 +6,8 @@ import pytest
 import tensorflow as tf
 
 from keras_mae.data import load_source
-from keras_mae.runs.pretrain import pretrain
-from keras_mae.runs.settings import PretrainSettings
+from keras_mae.settings.pretrain import PretrainSettings
+from keras_mae.tasks.pretrain import pretrain
 from keras_mae.training import NonFiniteLossError
 
 SHORT = {"steps": 70, "batch_size": 64, "jit": False, "probe_images": 300}

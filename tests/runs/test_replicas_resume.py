@@ -9,8 +9,8 @@ import pytest
 from tpu_stubs import tpu_stubs
 
 from keras_mae.data import eval_dataset, load_source
-from keras_mae.runs import pretrain as runs
-from keras_mae.runs.settings import PretrainSettings
+from keras_mae.settings.pretrain import PretrainSettings
+from keras_mae.tasks import pretrain as runs
 
 pytestmark = pytest.mark.usefixtures("small_preset")
 

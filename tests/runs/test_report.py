@@ -5,12 +5,12 @@ import json
 import pytest
 
 import keras_mae
-from keras_mae.runs import report_jobs
-from keras_mae.runs.report import report
-from keras_mae.runs.report_jobs import digest
-from keras_mae.runs.report_page import page
-from keras_mae.runs.report_settings import ReportSettings
-from keras_mae.training.resume import Interrupted
+from keras_mae.commands import report_jobs
+from keras_mae.commands.report import report
+from keras_mae.commands.report_jobs import digest
+from keras_mae.commands.report_page import page
+from keras_mae.settings.report import ReportSettings
+from keras_mae.training.checkpoints import Interrupted
 
 SIZES = {"image_size": 28, "patch_size": 7, "hidden_dim": 8, "num_layers": 1, "num_heads": 2}
 TOP1 = {"full": 0.95, "scratch": 0.7, "linear": 0.9, "partial": 0.8}
@@ -44,7 +44,7 @@ def stand_in(monkeypatch):
     """Put `Runs` in the place of the real ones, and numbers in that of probes on pixels."""
     runs = Runs()
     # Half a second a job, where there is much to look through and nothing to free.
-    monkeypatch.setattr("keras_mae.runs.jobs.gc.collect", lambda: None)
+    monkeypatch.setattr("keras_mae.commands.jobs.gc.collect", lambda: None)
     monkeypatch.setattr(report_jobs, "pretrain", runs.pretrain)
     monkeypatch.setattr(report_jobs, "finetune", runs.finetune)
     monkeypatch.setattr(report_jobs, "linear_probe", lambda *args, **kwargs: 0.85)

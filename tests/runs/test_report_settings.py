@@ -1,8 +1,8 @@
 import pytest
 
-from keras_mae.runs.finetune_settings import FinetuneSettings
-from keras_mae.runs.report_settings import PARTS, ReportSettings, parse_fields, parse_sweep
-from keras_mae.runs.settings import PretrainSettings
+from keras_mae.settings.finetune import FinetuneSettings
+from keras_mae.settings.pretrain import PretrainSettings
+from keras_mae.settings.report import PARTS, ReportSettings, parse_fields, parse_sweep
 
 
 def test_texts_become_the_fields_types():

@@ -2,7 +2,7 @@ import pytest
 
 from keras_mae.data import load_source
 from keras_mae.layers import MaskRatioSchedule
-from keras_mae.runs.settings import PretrainSettings
+from keras_mae.settings.pretrain import PretrainSettings
 
 
 def test_steps_and_epochs_exclude_each_other():

@@ -13,7 +13,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "models"))
 from tiny import tiny
 
 from keras_mae.data import eval_dataset, load_source, pretrain_dataset
-from keras_mae.training.strategy import make_strategy
+from keras_mae.training.devices import make_strategy
 from keras_mae.training.workers import WorkerLostError, Workers
 
 BATCH, STEPS = 8, 3

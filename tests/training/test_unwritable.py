@@ -8,10 +8,10 @@ import keras
 import numpy as np
 import pytest
 
-from keras_mae.runs import pretrain as runs
-from keras_mae.runs.settings import PretrainSettings
-from keras_mae.training import resume
-from keras_mae.training.resume import CheckpointError, Checkpoints
+from keras_mae.settings.pretrain import PretrainSettings
+from keras_mae.tasks import pretrain as runs
+from keras_mae.training import checkpoints as resume
+from keras_mae.training.checkpoints import CheckpointError, Checkpoints
 
 
 def variables(value):

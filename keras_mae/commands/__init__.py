@@ -1,0 +1,1 @@
+"""One function a command, and the report's jobs."""

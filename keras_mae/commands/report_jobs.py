@@ -1,0 +1,228 @@
+"""The jobs that a report is made of: each a whole run, known by what fixes its numbers."""
+
+import dataclasses
+import hashlib
+from pathlib import Path
+
+import keras
+import numpy as np
+
+from keras_mae.commands.jobs import Job
+from keras_mae.data import eval_dataset, load_source
+from keras_mae.data.finetune import balanced_subset
+from keras_mae.evaluation.comparison import logistic_accuracy, pixel_features
+from keras_mae.evaluation.knn import knn_predict
+from keras_mae.evaluation.linear_probe import linear_probe
+from keras_mae.files import save_model
+from keras_mae.interop import load_encoder
+from keras_mae.models import ViTEncoder
+from keras_mae.models.weights import get_weights
+from keras_mae.tasks.classify import check_labels, finetune
+from keras_mae.tasks.pretrain import EVAL_BATCH, pretrain
+
+LOGISTIC_IMAGES = 20_000
+
+
+@dataclasses.dataclass(frozen=True)
+class Encoder:
+    """An encoder that is there, or that a job will make.
+
+    Attributes:
+        path: string, where it lies, or will.
+        identity: string that tells it from others: a digest of its weights, or its job's key.
+        config: dict, of `ViTEncoder`.
+        needs: tuple with the job that makes it, or empty.
+    """
+
+    path: str
+    identity: str
+    config: dict
+    needs: tuple = ()
+
+    @property
+    def image_size(self):
+        return tuple(self.config["image_size"])
+
+
+class JobMaker:
+    """Make the jobs of one report, after a look at its data set; nothing is run here.
+
+    A job of the methods below has "accuracy" in its result, a dict of what was measured to top-1
+    in [0, 1]: "top1" after training; of neighbours, their number; of raw pixels, "linear" and
+    "logistic" too.
+    `size` is a number of labels, None for all of them.
+
+    Args:
+        settings: a `ReportSettings`.
+    Raises:
+        ValueError: if the data set has no labels, one class, or too few images.
+    """
+
+    def __init__(self, settings):
+        self.settings = settings
+        self.directory = Path(settings.output_dir) / "jobs"
+        self.source = load_source(settings.dataset)
+        self.num_classes = check_labels(self.source)
+        self.train, self.heldout = self.source.split()
+        few, count = settings.train_examples, self.train.num_examples
+        if few >= count:
+            raise ValueError(
+                f"`train_examples` must be less than the {count:,} training images, or 0. "
+                f"Received: {few}"
+            )
+        if few:
+            balanced_subset(self.train, few, settings.seeds[0])
+        if max(settings.ks) > (few or count):
+            raise ValueError(
+                f"`ks` must be at most {few or count}, the fewest training images. "
+                f"Received: {settings.ks}"
+            )
+        self.sizes = [None, few] if few else [None]
+        # What every result depends on, whatever the source is called.
+        self.data = {"dataset": settings.dataset, "images": self.train.fingerprint()}
+        self._configs = {}  # of the encoders to pre-train, which no seed changes
+
+    def count(self, size):
+        """Return the number of training images with labels."""
+        return size or self.train.num_examples
+
+    def has_logistic(self, size):
+        """Return whether raw pixels get a logistic regression too: it is slow for many images."""
+        return self.count(size) <= LOGISTIC_IMAGES
+
+    def given_encoder(self, seed):
+        """Return the encoder that the settings name for a seed.
+
+        Raises:
+            FileNotFoundError, ValueError: if it is not there, or does not fit.
+        """
+        path = self.settings.encoder_path(seed)
+        encoder = load_encoder(path)
+        if not isinstance(encoder, ViTEncoder):
+            raise ValueError(
+                "`encoder` must be one whose blocks are known, as of a .keras file or a "
+                f"checkpoint. Received: {path}"
+            )
+        self._check_channels(encoder, path)
+        return Encoder(path, digest(encoder), encoder.get_config())
+
+    def pretrained(self, seed, **changes):
+        """Return the encoder that a job pre-trains, with `changes` of the report's settings.
+
+        Raises:
+            ValueError: if no model can be built with them.
+        """
+        trial = self.settings.pretrain_settings(seed, **changes)
+        config = self._config(trial, str(changes))
+
+        def work(directory):
+            return pretrain(dataclasses.replace(trial, output_dir=str(directory), probe=False))
+
+        changed = "".join(f", {name}={value_text(value)}" for name, value in changes.items())
+        known = {**trial.fixed(), **self.data}
+        job = Job("pre-training", seed, known, work, f"pre-training{changed}")
+        return self._made_by(job, config)
+
+    def _config(self, trial, key):
+        """Return the config of the encoder of a pre-training, whose model is built once."""
+        if key not in self._configs:
+            # What no model can be built of is told now, and not after hours.
+            model = trial.build_model(self.source, trial.total_steps(self.train.num_examples))
+            self._check_channels(model.encoder, trial.preset)
+            self._configs[key] = model.encoder.get_config()
+        return self._configs[key]
+
+    def untrained(self, seed, encoder):
+        """Return an encoder of the same architecture with the initial weights of a seed."""
+
+        def work(directory):
+            keras.utils.set_random_seed(seed)
+            fresh = ViTEncoder.from_config(encoder.config)
+            save_model(fresh, directory / "encoder.keras")
+            return {"parameters": fresh.count_params()}
+
+        job = Job("random init", seed, {"seed": seed, "encoder": encoder.config}, work)
+        return self._made_by(job, encoder.config)
+
+    def finetuned(self, seed, protocol, encoder, size, label, blocks=None, pooled_blocks=None):
+        """Return the job of a `finetune` run."""
+        trial = self.settings.finetune_settings(
+            seed,
+            protocol,
+            encoder.path,
+            encoder.image_size,
+            self.count(size),
+            size,
+            blocks,
+            pooled_blocks,
+        )
+
+        def work(directory):
+            results = finetune(dataclasses.replace(trial, output_dir=str(directory)))
+            accuracy = results.get("knn") or {"top1": results["top1"]}
+            return {"accuracy": accuracy, "top5": results["top5"]}
+
+        known = {**trial.fixed(), **self.data, "encoder": encoder.identity}
+        part = f"{protocol}, {labels_text(self.count(size))}"
+        label = f"{label}, {labels_text(self.count(size))}"
+        return Job(part, seed, known, work, label, encoder.needs)
+
+    def pixels(self, seed, encoder, size):
+        """Return the job that measures raw pixels, at the size that an encoder sees."""
+        ks = tuple(self.settings.ks)
+        form = {name: encoder.config[name] for name in ("image_size", "mean", "std")}
+
+        def work(directory):
+            keras.utils.set_random_seed(seed)
+            train = self.train if size is None else balanced_subset(self.train, size, seed)
+            sets = (train, self.heldout)
+            sets = [eval_dataset(part, batch_size=EVAL_BATCH, **form) for part in sets]
+            (features, labels), (queries, wanted) = pixel_features(sets)
+            found = knn_predict(features, labels, queries, self.num_classes, ks=ks)
+            accuracy = {str(k): float(np.mean(found[k] == wanted)) for k in ks}
+            accuracy["linear"] = linear_probe(
+                features, labels, queries, wanted, self.num_classes, seed=seed
+            )
+            if self.has_logistic(size):
+                accuracy["logistic"] = logistic_accuracy(features, labels, queries, wanted)
+            return {"accuracy": accuracy}
+
+        known = {**self.data, **form, "train_examples": size, "ks": ks, "seed": seed}
+        return Job(f"raw pixels, {labels_text(self.count(size))}", seed, known, work)
+
+    def _made_by(self, job, config):
+        path = self.directory / job.key / "encoder.keras"
+        return Encoder(str(path), job.key, config, (job,))
+
+    def _check_channels(self, encoder, name):
+        if encoder.channels != self.source.channels:
+            raise ValueError(
+                f"`encoder` must take the {self.source.channels} channels of "
+                f"{self.source.name!r}. Received: {name}, of {encoder.channels}"
+            )
+
+
+def digest(encoder):
+    """Return a hex digest of an encoder's config and weights: of equal encoders, wherever they lie.
+
+    Args:
+        encoder: a `ViTEncoder`.
+    """
+    found = hashlib.blake2b(digest_size=16)
+    for name in ("image_size", "patch_size", "num_heads", "mean", "std"):
+        found.update(f"{name}={getattr(encoder, name)};".encode())
+    for name, value in sorted(get_weights(encoder).items()):
+        found.update(name.encode() + np.ascontiguousarray(value, "float32").tobytes())
+    return found.hexdigest()
+
+
+def labels_text(count):
+    """Return a number of labels as a page has it."""
+    return f"{count:,} labels"
+
+
+def value_text(value):
+    """Return a value of a setting as a page and its charts have it: a number where it is one."""
+    if isinstance(value, list):
+        return value[0] if len(value) == 1 else ":".join(map(str, value))
+    return "default" if value is None else value

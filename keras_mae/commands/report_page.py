@@ -1,0 +1,273 @@
+"""The page of a report: text and charts of a summary, and nothing that is measured."""
+
+import os
+from pathlib import Path
+
+from keras_mae.evaluation.comparison import compare, format_accuracy
+from keras_mae.files import atomic_path, write_json
+from keras_mae.plots.charts import comparison_chart, partial_chart, sweep_chart
+
+
+def write_report(summary, directory):
+    """Write `report.md`, `report.json` and the charts in `figures/`, each atomically.
+
+    Args:
+        summary: what `keras_mae.commands.report.report` returns.
+        directory: where they go.
+    Returns:
+        the path of `report.md`.
+    """
+    directory = Path(directory)
+    summary = {**summary, "statements": statements(summary)}
+    _draw(summary, directory / "figures")
+    write_json(directory / "report.json", summary)
+    with atomic_path(directory / "report.md") as temporary:
+        temporary.write_text(page(summary))
+    return directory / "report.md"
+
+
+def page(summary):
+    """Return the text of `report.md`: Markdown, the same for the same summary."""
+    sections = [_header(summary)]
+    if summary["accuracy"]:
+        sections += [_accuracy(summary), _statements(summary)]
+    if _curve(summary)[0]:
+        sections.append(_partial(summary))
+    sections += [_sweep(name, rows, summary) for name, rows in summary["sweeps"].items()]
+    sections.append(_seconds(summary))
+    sections.append(_unfinished(summary))
+    return "\n\n".join(section for section in sections if section) + "\n"
+
+
+def statements(summary):
+    """Return what can be said of the numbers, each with its verdict.
+
+    Args:
+        summary: see `write_report`; of its `accuracy`, each row has `rivals`, rows of raw pixels
+            (the best one with as many labels is what it is compared with), and a `control`, the
+            row that shows what pre-training adds, or None.
+    Returns:
+        dict of "pixels" and "control" to lists of dicts: `method`, `labels`, `accuracy`, `against`
+        (a row), `its_accuracy`, and of `compare` `verdict` and `words`.
+    """
+    rows, found = summary["accuracy"], {"pixels": [], "control": []}
+    for method, row in rows.items():
+        for labels, accuracy in row["labels"].items():
+            rival = _best(rows, row["rivals"], labels)
+            for kind, against in (("pixels", rival), ("control", row["control"])):
+                other = rows.get(against, {"labels": {}})["labels"].get(labels)
+                result = other and compare(
+                    accuracy["values"], other["values"], summary["heldout_images"]
+                )
+                if result:
+                    found[kind].append(
+                        {
+                            "method": method,
+                            "labels": labels,
+                            "accuracy": format_accuracy(accuracy),
+                            "against": against,
+                            "its_accuracy": format_accuracy(other),
+                            "verdict": result[0],
+                            "words": result[1],
+                        }
+                    )
+    return found
+
+
+def _best(rows, names, labels):
+    """Return the name of the row with the highest mean for a number of labels, or None."""
+    means = {
+        name: rows[name]["labels"][labels]["mean"]
+        for name in names
+        if labels in rows.get(name, {"labels": {}})["labels"]
+    }
+    return max(means, key=means.get) if means else None
+
+
+def _header(summary):
+    # Of the jobs, which may have been done over a time; of this page where there are none yet.
+    environments = summary["environments"] or [summary["report_environment"]]
+    height, width = summary["image_size"]
+    lines = [
+        f"- Encoder: {summary['encoder']}.",
+        f"- Images: {summary['train_images']:,} to train on and {summary['heldout_images']:,} held "
+        f"out, of {summary['num_classes']} classes, seen at {height} x {width} pixels.",
+        "- Accuracies are top-1 on the held-out images.",
+        f"- Seeds: {', '.join(map(str, summary['seeds']))}. "
+        "A ± is the sample standard deviation over them.",
+        *(f"- Versions: {_versions(environment)}." for environment in environments),
+    ]
+    title = f"# What the encoder is good for: {summary['dataset']}"
+    return f"{title}\n\n    {summary['command']}\n\n" + "\n".join(lines)
+
+
+def _versions(environment):
+    known = {name.replace("git_", ""): value for name, value in environment.items() if value}
+    return ", ".join(f"{name} {value}" for name, value in known.items())
+
+
+def _accuracy(summary):
+    rows = summary["accuracy"]
+    labels = list(dict.fromkeys(label for row in rows.values() for label in row["labels"]))
+    lines = _table(
+        ["method", *labels],
+        [
+            [name, *(_cell(row["labels"].get(label)) for label in labels)]
+            for name, row in rows.items()
+        ],
+    )
+    return f"## Accuracy\n\n{lines}\n\n![accuracy of each method](figures/comparison.png)"
+
+
+def _statements(summary):
+    found, parts = summary["statements"], []
+    better = [s for s in found["pixels"] if s["verdict"] == "better"]
+    others = [s for s in found["pixels"] if s["verdict"] != "better"]
+    if found["pixels"]:
+        text = (
+            "Neighbours are compared with as many on raw pixels, a linear probe with the better "
+            "of probe and logistic\nregression, and what is fine-tuned or trained from scratch "
+            f"with the best of all. Of {len(found['pixels'])} comparisons,\n"
+            f"{len(better)} are clearly better."
+        )
+        for title, kept in (("Not better", others), ("Better", better)):
+            table = _compared(kept, "raw pixels") if kept else "Nothing that was measured."
+            parts += [f"## {title} than raw pixels", *([text] if kept is others else []), table]
+    if found["control"]:
+        parts += ["## What pre-training adds", _compared(found["control"], "without")]
+    return "\n\n".join(parts)
+
+
+def _compared(found, other):
+    return _table(
+        ["method", "labels", "accuracy", other, "in words"],
+        [
+            [
+                s["method"],
+                s["labels"].split()[0],
+                s["accuracy"],
+                f"{s['its_accuracy']} ({s['against'].removeprefix('raw pixels, ')})",
+                s["words"],
+            ]
+            for s in found
+        ],
+    )
+
+
+def _curve(summary):
+    """Return the points of partial fine-tuning, blocks to accuracy, and their labels."""
+    rows = [row for row in summary["accuracy"].values() if row["blocks"] is not None]
+    points = {row["blocks"]: accuracy for row in rows for accuracy in row["labels"].values()}
+    labels = next((label for row in rows for label in row["labels"]), None)
+    return {blocks: points[blocks] for blocks in sorted(points)}, labels
+
+
+def _partial(summary):
+    return (
+        f"## Partial fine-tuning, {_curve(summary)[1]}\n\n"
+        "So many of the last blocks are trained, and the head. The lines are those of fine-tuning "
+        "everything, the\nembeddings too, and of training from scratch.\n\n"
+        "![accuracy against blocks fine-tuned](figures/partial.png)"
+    )
+
+
+def _sweep(name, rows, summary):
+    panels = list(dict.fromkeys(panel for row in rows for panel in row["accuracy"]))
+    table = _table(
+        [name, *panels],
+        [[row["value"], *(_cell(row["accuracy"].get(panel)) for panel in panels)] for row in rows],
+    )
+    lines = []
+    for panel in panels:
+        measured = {r["value"]: r["accuracy"][panel] for r in rows if panel in r["accuracy"]}
+        best = max(measured, key=lambda value: measured[value]["mean"])
+        least = min(measured, key=lambda value: measured[value]["mean"])
+        result = compare(
+            measured[best]["values"], measured[least]["values"], summary["heldout_images"]
+        )
+        if best != least and result is not None:
+            lines.append(f"- {panel}: highest with {best}, lowest with {least}; {result[1]}.")
+    chart = f"![accuracy against {name}](figures/sweep_{name}.png)"
+    return "\n\n".join([f"## Sweep: {name}", table, "\n".join(lines), chart])
+
+
+def _seconds(summary):
+    rows = [
+        [part, entry["jobs"], f"{entry['seconds'] / entry['jobs']:.0f}", f"{entry['seconds']:.0f}"]
+        for part, entry in summary["seconds"].items()
+    ]
+    if not rows:
+        return ""
+    total = sum(entry["seconds"] for entry in summary["seconds"].values())
+    rows.append(["all", sum(e["jobs"] for e in summary["seconds"].values()), "", f"{total:.0f}"])
+    return (
+        "## Time\n\nOf a job that was cut, the seconds are those after the last start.\n\n"
+        + _table(["part", "jobs", "seconds each", "seconds"], rows)
+    )
+
+
+def _unfinished(summary):
+    parts = []
+    if summary["failures"]:
+        lines = [f"- {name}: {reason}" for name, reason in summary["failures"].items()]
+        parts.append("## Failed\n\n" + "\n".join(lines))
+    if summary["missing"]:
+        lines = [f"- {name}" for name in summary["missing"]]
+        parts.append(
+            "## Not done yet\n\nThe same command goes on with these.\n\n" + "\n".join(lines)
+        )
+    return "\n\n".join(parts)
+
+
+def _cell(accuracy):
+    """Return an accuracy as text; where seeds are missing, how many there are."""
+    if accuracy is None:
+        return ""
+    of = accuracy.get("of", len(accuracy["values"]))
+    missing = "" if of == len(accuracy["values"]) else f" ({len(accuracy['values'])} of {of} seeds)"
+    return format_accuracy(accuracy) + missing
+
+
+def _table(head, rows):
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)
+
+
+def _draw(summary, directory):
+    """Write the charts, and remove those of a report before that this one has not."""
+    charts = set()
+    if summary["accuracy"]:
+        shown = {name: row for name, row in summary["accuracy"].items() if row["shown"]}
+        comparison_chart(
+            {name: row["labels"] for name, row in shown.items()}, directory / "comparison.png"
+        )
+        charts.add("comparison.png")
+    points, labels = _curve(summary)
+    if points:
+        references = {
+            name: summary["accuracy"][name]["labels"][labels]
+            for name in ("fine-tuned", "from scratch")
+            if labels in summary["accuracy"].get(name, {"labels": {}})["labels"]
+        }
+        partial_chart(points, directory / "partial.png", references, labels)
+        charts.add("partial.png")
+    for name, rows in summary["sweeps"].items():
+        panels = list(dict.fromkeys(panel for row in rows for panel in row["accuracy"]))
+        if panels:
+            sweep_chart(
+                name,
+                {
+                    panel: {
+                        r["value"]: r["accuracy"][panel] for r in rows if panel in r["accuracy"]
+                    }
+                    for panel in panels
+                },
+                directory / f"sweep_{name}.png",
+            )
+            charts.add(f"sweep_{name}.png")
+    if directory.is_dir():
+        for old in sorted(os.listdir(directory)):
+            if old not in charts and (
+                old.startswith("sweep_") or old in ("comparison.png", "partial.png")
+            ):
+                (directory / old).unlink()

@@ -1,0 +1,15 @@
+"""Which classes are taken for which."""
+
+import numpy as np
+
+
+def confusion_matrix(labels, predicted, num_classes):
+    """Return int64 `(num_classes, num_classes)`: how often row's class was taken for column's.
+
+    Args:
+        labels, predicted: ints `(n,)` in [0, num_classes).
+        num_classes: int.
+    """
+    pairs = np.asarray(labels) * num_classes + np.asarray(predicted)
+    counts = np.bincount(pairs, minlength=num_classes**2)
+    return counts.reshape(num_classes, num_classes).astype("int64")

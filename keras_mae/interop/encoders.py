@@ -1,0 +1,34 @@
+"""From anything that holds an encoder to the encoder."""
+
+import os
+
+from keras_mae.files import saved_model_path
+from keras_mae.interop.load import load_pretrained
+from keras_mae.models.openers import open_encoder, register_opener
+from keras_mae.models.saved_model_encoder import CARD, SavedModelEncoder
+
+
+def load_encoder(source, mean=None, std=None):
+    """Return the encoder that `source` is, has as its `encoder`, or is a path to.
+
+    Args:
+        source: `ViTEncoder` or `SavedModelEncoder`, a model with one, a path that
+            `keras_mae.load_pretrained` knows, or a SavedModel's directory.
+        mean, std: statistics for a SavedModel that does not tell its own, see `SavedModelEncoder`.
+    Returns:
+        `ViTEncoder`, or `SavedModelEncoder`.
+    Raises:
+        ValueError: if there is none.
+    Example:
+        encoder = keras_mae.load_encoder("saved_models/mae_mnist5k")
+        classifier = keras_mae.ViTClassifier(encoder, num_classes=10)
+    """
+    if (version := saved_model_path(source)) is not None:
+        known = (version / CARD).exists()
+        return SavedModelEncoder(version, *((None, None) if known else (mean, std)))
+    if isinstance(source, str | os.PathLike):
+        source = load_pretrained(source)
+    return open_encoder(source)
+
+
+register_opener(load_encoder)

@@ -1,0 +1,35 @@
+"""From an image's tokens to one vector."""
+
+from keras import ops
+
+POOLINGS = ("token", "mean", "both")
+
+
+def check_pooling(pooling):
+    """Raise a ValueError unless `pooling` is one of the `POOLINGS`."""
+    if pooling not in POOLINGS:
+        raise ValueError(f"`pooling` must be one of {list(POOLINGS)}. Received: {pooling!r}")
+
+
+def pooled_dim(hidden_dim, pooling):
+    """Return the width of what `pool_tokens` returns for tokens of width `hidden_dim`."""
+    return 2 * hidden_dim if pooling == "both" else hidden_dim
+
+
+def pool_tokens(tokens, pooling):
+    """Return one feature vector an image.
+
+    Args:
+        tokens: tensor `(B, 1 + N, D)`, class token first.
+        pooling: the class "token", the "mean" of the patches' tokens, or "both", in this order.
+    Returns:
+        tensor `(B, D)`, or `(B, 2 D)` for both.
+    Raises:
+        ValueError: for another pooling.
+    Reference: Caron et al. 2021, arXiv:2104.14294, section F.2, probes both.
+    """
+    check_pooling(pooling)
+    token, mean = tokens[:, 0], ops.mean(tokens[:, 1:], axis=1)
+    if pooling == "both":
+        return ops.concatenate([token, mean], axis=-1)
+    return token if pooling == "token" else mean

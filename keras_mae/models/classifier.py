@@ -1,0 +1,248 @@
+"""An encoder with a linear head, to be fine-tuned or probed."""
+
+import math
+
+import keras
+from keras import ops
+
+from keras_mae.layers.arguments import check_positive_int, pair
+from keras_mae.layers.pooling import check_pooling, pool_tokens, pooled_dim
+from keras_mae.layers.training_kernels import training_kernels
+from keras_mae.models.encoder import ViTEncoder, check_last_blocks
+from keras_mae.models.openers import open_encoder
+from keras_mae.models.saved_model_encoder import SavedModelEncoder
+from keras_mae.models.weights import assign_weights, get_weights
+
+HEAD_NORMS = ("auto", "layer", "batch", None)
+
+
+@keras.saving.register_keras_serializable(package="keras_mae")
+class ViTClassifier(keras.Model):
+    """A pre-trained encoder, pooled to one vector an image, and a linear layer for the classes.
+
+    The encoder is copied: training the classifier never changes the model it came from.
+
+    Args:
+        encoder: `ViTEncoder`; or a model with one, such as a `MaskedAutoencoder`; or a path that
+            `keras_mae.load_pretrained` knows; or an exported SavedModel's directory, or a
+            `SavedModelEncoder`. With these, the file of the classifier keeps the SavedModel's path,
+            see there; "layer" comes after the exported norm; `trainable_blocks` is None or 0,
+            `pooled_blocks` 1, and `drop_path` and `image_size` cannot be changed.
+        num_classes: int.
+        pooling: "token" for the class token, "mean" for the mean of the patches' tokens, "both"
+            for the one beside the other.
+        pooled_blocks: int. Tokens of so many last blocks are pooled side by side: a linear probe of
+            more than the last block's output. Each has the encoder's final norm, where it has one.
+        head_norm: what normalises the pooled vector. "layer": a LayerNorm of its own, in place of
+            the encoder's final one. "batch": a BatchNorm without scale and offset, for linear
+            probes. None: only the encoder's final LayerNorm, before pooling. "auto": "layer" for
+            mean pooling and None for the class token, as in the reference, and None for both.
+        drop_path: float in [0, 1), see `ViTEncoder`; None for the encoder's own.
+        trainable_blocks: which part of the encoder is trained. None: all of it. 0: nothing.
+            0.5: the MLP of the last block, with its norm. 1, 2, ...: so many last blocks, and
+            nothing else. The head, and its norm, always are. A wholly frozen encoder runs
+            without drop path.
+        image_size: int or (H, W); None for the encoder's. For another size, sine-cosine positions
+            are computed anew, and learned ones resampled.
+        seed: int. Fixes the head's initial weights and is the start of drop path's random numbers;
+            None for any weights, and the encoder's own numbers.
+    Call arguments:
+        images: float `(B, H, W, C)`, `(pixel / 255 - mean) / std` with the encoder's `mean`, `std`.
+        training: bool. Whether drop path is on, and "batch" normalises with the batch.
+    Returns:
+        float32 `(B, num_classes)`, logits.
+    Raises:
+        ValueError: naming the argument that does not fit.
+    Reference: He et al. 2021, arXiv:2111.06377, sections 4.3 and A.1; the head's initial deviation,
+        2e-5 (.01 for linear probes), is the reference's. Blocks side by side: Caron et al. 2021,
+        arXiv:2104.14294, section F.2.
+    """
+
+    def __init__(
+        self,
+        encoder,
+        num_classes,
+        pooling="token",
+        pooled_blocks=1,
+        head_norm="auto",
+        drop_path=None,
+        trainable_blocks=None,
+        image_size=None,
+        seed=None,
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        check_positive_int(num_classes, "num_classes")
+        check_pooling(pooling)
+        if head_norm not in HEAD_NORMS:
+            raise ValueError(
+                f"`head_norm` must be one of {list(HEAD_NORMS)}. Received: {head_norm!r}"
+            )
+        if head_norm == "auto":
+            head_norm = "layer" if pooling == "mean" else None
+        self.num_classes = num_classes
+        self.pooling = pooling
+        self.pooled_blocks = pooled_blocks
+        self.head_norm = head_norm
+        self.drop_path = drop_path
+        self.trainable_blocks = trainable_blocks
+        self.image_size = None if image_size is None else pair(image_size, "image_size")
+        self.seed = seed
+        if isinstance(encoder, dict):  # From a config: it has been adapted before.
+            self.encoder = keras.saving.deserialize_keras_object(encoder)
+        else:
+            changes = {"image_size": image_size, "drop_path": drop_path, "seed": seed}
+            changes = {key: value for key, value in changes.items() if value is not None}
+            if head_norm == "layer":
+                changes["final_norm"] = False
+            if "dtype" in kwargs:
+                changes["dtype"] = self.dtype_policy
+            encoder = open_encoder(encoder)
+            if isinstance(encoder, SavedModelEncoder):
+                self.encoder = self._copy_saved_model(encoder)
+            else:
+                self.encoder = _copy_encoder(encoder, changes)
+        self._check_pooled_blocks()
+        # Pooled features and logits stay in float32 under a mixed policy.
+        self.feature_norm = None
+        if head_norm == "layer":
+            self.feature_norm = keras.layers.LayerNormalization(
+                epsilon=getattr(self.encoder, "norm_epsilon", 1e-6),
+                name="feature_norm",
+                dtype="float32",
+            )
+        elif head_norm == "batch":
+            self.feature_norm = keras.layers.BatchNormalization(
+                momentum=0.9,
+                epsilon=1e-6,
+                center=False,
+                scale=False,
+                name="feature_norm",
+                dtype="float32",
+            )
+        self.head = keras.layers.Dense(
+            num_classes,
+            kernel_initializer=keras.initializers.TruncatedNormal(
+                stddev=0.01 if head_norm == "batch" else 2e-5, seed=seed
+            ),
+            name="head",
+            dtype="float32",
+        )
+        self.build((None, *self.encoder.image_size, self.encoder.channels))
+        self._freeze()
+
+    def build(self, input_shape):
+        if self.built:
+            return
+        width = self.pooled_blocks * self.encoder.hidden_dim
+        features_shape = (None, pooled_dim(width, self.pooling))
+        if self.feature_norm is not None:
+            self.feature_norm.build(features_shape)
+        self.head.build(features_shape)
+
+    def _copy_saved_model(self, encoder):
+        """Return a `SavedModelEncoder` of its own, as it cannot be changed in anything."""
+        for name, value, same in (
+            ("image_size", self.image_size, encoder.image_size),
+            ("drop_path", self.drop_path, 0),
+        ):
+            if value is not None and value != same:
+                raise ValueError(
+                    f"`{name}` must be {same}, or None, for a SavedModel. Received: {value}"
+                )
+        copy = SavedModelEncoder(encoder.filepath, encoder.mean, encoder.std, name=encoder.name)
+        for own, given in zip(copy.variables, encoder.variables, strict=True):
+            own.assign(given)
+        return copy
+
+    def _check_pooled_blocks(self):
+        if not isinstance(self.encoder, SavedModelEncoder):
+            check_last_blocks(self.pooled_blocks, self.encoder.num_layers, "pooled_blocks")
+        elif self.pooled_blocks != 1:
+            raise ValueError(
+                "`pooled_blocks` must be 1 for a SavedModel, which gives the last block's tokens. "
+                f"Received: {self.pooled_blocks!r}"
+            )
+
+    def _freeze(self):
+        """Leave trainable exactly what `trainable_blocks` names."""
+        encoder, count = self.encoder, self.trainable_blocks
+        if count is None:
+            return
+        if isinstance(encoder, SavedModelEncoder):
+            if count != 0:
+                raise ValueError(
+                    "`trainable_blocks` must be None or 0 for a SavedModel, in which blocks cannot "
+                    f"be told apart. Received: {count!r}"
+                )
+            encoder.trainable = False
+            return
+        valid = [0, 0.5, *range(1, encoder.num_layers + 1)]
+        if isinstance(count, bool) or count not in valid:
+            raise ValueError(
+                "`trainable_blocks` must be None, 0, 0.5, or an int up to the encoder's "
+                f"{encoder.num_layers} blocks. Received: {count!r}"
+            )
+        last = encoder.blocks[-1]
+        frozen = [encoder.class_token, encoder.patch_embedding, encoder.positions]
+        frozen += [encoder.norm] if encoder.norm is not None else []
+        frozen += encoder.blocks[: encoder.num_layers - math.ceil(count)]
+        frozen += [last.attention_norm, last.attention] if count == 0.5 else []
+        for part in frozen:
+            part.trainable = False
+
+    def call(self, images, training=False):
+        trained = training and self.trainable_blocks != 0
+        with training_kernels(trained):
+            tokens = self.encoder(images, training=trained, last_blocks=self.pooled_blocks)
+        features = pool_tokens(ops.cast(tokens, "float32"), self.pooling)
+        if self.head_norm == "batch":
+            features = self.feature_norm(features, training=training)
+        elif self.feature_norm is not None:
+            features = self.feature_norm(features)
+        return self.head(features)
+
+    def compute_output_shape(self, images_shape):
+        return images_shape[0], self.num_classes
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "encoder": keras.saving.serialize_keras_object(self.encoder),
+            "num_classes": self.num_classes,
+            "pooling": self.pooling,
+            "pooled_blocks": self.pooled_blocks,
+            "head_norm": self.head_norm,
+            "drop_path": self.drop_path,
+            "trainable_blocks": self.trainable_blocks,
+            "image_size": self.image_size,
+            "seed": self.seed,
+        }
+
+    def compile(self, optimizer="adamw", *args, **kwargs):
+        """Configure training, see `keras.Model.compile`.
+
+        A `keras_mae.training.optimizers.AdamW` leaves alone what this model says is not decayed,
+        also when the model is loaded from a file.
+        """
+        super().compile(optimizer, *args, **kwargs)
+        # For float16, Keras wraps the optimizer.
+        optimizer = getattr(self.optimizer, "inner_optimizer", self.optimizer)
+        if hasattr(optimizer, "exclude_for") and not optimizer.built:
+            optimizer.exclude_for(self)
+
+    def compile_from_config(self, config):
+        """Compile as the saved model was (Keras asks for this where `compile` is overridden)."""
+        self.compile(**keras.saving.deserialize_keras_object(config))
+        if self.optimizer is not None:
+            self.optimizer.build(self.trainable_variables)
+
+
+def _copy_encoder(encoder, changes):
+    # `trainable_blocks` alone says what is trained, whatever the original was set to.
+    config = {**encoder.get_config(), **changes, "trainable": True}
+    copy = ViTEncoder.from_config(config)
+    # A copy that ends without a norm leaves the original's behind.
+    skip = () if copy.final_norm else ("encoder.norm.*",)
+    assign_weights(copy, get_weights(encoder), encoder.grid_size, skip=skip)
+    return copy

@@ -1,0 +1,118 @@
+"""An encoder that was exported as a SavedModel, as a Keras model again."""
+
+import json
+
+import keras
+
+from keras_mae.files import saved_model_path
+from keras_mae.layers.arguments import pair
+from keras_mae.models.encoder import check_images, pixel_statistics
+
+ENDPOINT = "serve"
+CARD = "card.json"
+
+
+@keras.saving.register_keras_serializable(package="keras_mae")
+class SavedModelEncoder(keras.Model):
+    """The endpoint `serve` of a SavedModel, through `keras.layers.TFSMLayer`; it can be trained.
+
+    A SavedModel is a graph with weights: blocks cannot be told apart in it, drop path cannot be
+    added, and the image size is the exported one. Only TensorFlow runs it.
+
+    A `.keras` file of a model with this in it holds the weights, and the path of the SavedModel:
+    the graph is not copied, so the SavedModel must stay where it is, and since a graph from
+    elsewhere runs code, Keras opens such a file with `load_model(path, safe_mode=False)` only.
+
+    Args:
+        filepath: str or path of a SavedModel, `NAME/VERSION`, or of `NAME`: its newest version.
+        mean, std: a float for each channel, what pixels in [0, 1] are normalised with; None for
+            those of the `card.json` beside the SavedModel, which must be given where there is none.
+    Call arguments:
+        images: float `(B, H, W, C)`, `(pixel / 255 - mean) / std`.
+        last_blocks: 1, as of a `ViTEncoder`: only the last block's tokens are in the graph.
+    Returns:
+        float32 `(B, 1 + N, D)`, class token first.
+    Raises:
+        ValueError: if there is no SavedModel with this endpoint, or no statistics are known.
+    """
+
+    def __init__(self, filepath, mean=None, std=None, **kwargs):
+        super().__init__(**kwargs)
+        version = saved_model_path(filepath)
+        if version is None:
+            raise ValueError(f"`filepath` must be a SavedModel's directory. Received: {filepath}")
+        self.filepath = str(version)
+        card_path = version / CARD
+        card = json.loads(card_path.read_text()) if card_path.exists() else {}
+        self.graph = keras.layers.TFSMLayer(self.filepath, call_endpoint=ENDPOINT, name="graph")
+        self.graph.trainable = self.trainable  # what `trainable=False` in a config does not reach
+        for variable in self.graph.variables:
+            # An optimizer names its moments after it, and TensorFlow refuses names with a colon.
+            variable._path = variable.path.partition(":")[0]
+        facts = {**_facts_of_signature(self.graph.call_endpoint_fn, self.filepath), **card}
+        self.image_size = pair(facts["image_size"], "image_size")
+        self.channels = facts["channels"]
+        self.hidden_dim = facts["hidden_dim"]
+        self.patch_size = tuple(card["patch_size"]) if "patch_size" in card else None
+        self.num_layers = card.get("num_layers")
+        mean = card.get("mean") if mean is None else mean
+        std = card.get("std") if std is None else std
+        if mean is None or std is None:
+            raise ValueError(
+                f"`mean` and `std` must be given for a SavedModel without a {CARD}: the pixels "
+                f"must be normalised as those it was trained on. Received: {self.filepath}"
+            )
+        self.mean, self.std = pixel_statistics(mean, std, self.channels)
+        self.built = True
+
+    @property
+    def no_weight_decay(self):
+        """The weights, beside vectors, that weight decay leaves alone: the class token."""
+        # The only (1, 1, D) there is.
+        return [v for v in self.graph.variables if tuple(v.shape[:2]) == (1, 1) and v.shape[2:]]
+
+    def call(self, images, training=False, last_blocks=1):
+        if last_blocks != 1:
+            raise ValueError(
+                "`last_blocks` must be 1 for a SavedModel, which gives the last block's tokens. "
+                f"Received: {last_blocks!r}"
+            )
+        check_images(images, self.image_size, self.channels)
+        return self.graph(keras.ops.cast(images, "float32"))
+
+    def compute_output_shape(self, images_shape):
+        return images_shape[0], None, self.hidden_dim
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "filepath": self.filepath,
+            "mean": self.mean,
+            "std": self.std,
+        }
+
+    @classmethod
+    def from_config(cls, config, custom_objects=None):
+        # Raises in safe mode: whoever made the config names the graph that would be run.
+        keras.layers.TFSMLayer.from_config(
+            {"filepath": config["filepath"], "call_endpoint": ENDPOINT}
+        )
+        return cls(**config)
+
+
+def _facts_of_signature(endpoint, path):
+    """Return image size, channels and width, by the shapes that the endpoint was traced with."""
+    try:
+        function = endpoint.concrete_functions[0]
+        images = next(s for s in function.inputs if len(s.shape) == 4)
+        height, width, channels = images.shape[1:]
+        return {
+            "image_size": (height, width),
+            "channels": channels,
+            "hidden_dim": function.outputs[0].shape[-1],
+        }
+    except (AttributeError, IndexError, StopIteration) as error:
+        raise ValueError(
+            f"`filepath` must be a SavedModel whose endpoint {ENDPOINT!r} takes images "
+            f"(B, H, W, C). Received: {path}"
+        ) from error

@@ -1,0 +1,1 @@
+"""Figures: reconstructions, curves, charts."""

@@ -1,0 +1,81 @@
+"""Things of a kind that are one file each, found by name: maskings, sources, export formats.
+
+A name is that of a file in the kind's folder, or `MODULE:CLASS`, a user's own.
+"""
+
+import importlib
+import os
+import sys
+from pathlib import Path
+
+_ROOT = Path(__file__).parent
+
+
+def names(package):
+    """Return the names of the files in a package's folder; nothing is imported.
+
+    Args:
+        package: str, such as "keras_mae.layers.maskings".
+    """
+    folder = _ROOT.joinpath(*package.split(".")[1:])
+    found = sorted(path.stem for path in folder.glob("*.py"))
+    return [name for name in found if not name.startswith("_") and name != "base"]
+
+
+def is_own(name):
+    """Return whether a name has the form of a user's own, `MODULE:CLASS`."""
+    module, _, attribute = str(name).partition(":")
+    return bool(attribute) and all(part.isidentifier() for part in (*module.split("."), attribute))
+
+
+def find(package, name, base, argument):
+    """Return the class that a name stands for.
+
+    Args:
+        package: str, where the files lie.
+        name: str, of a file in it, or `MODULE:CLASS`. A module in the working directory is found.
+        base: class that it must be a subclass of.
+        argument: str, what the name is the value of, for errors.
+    Raises:
+        ValueError: if there is none, or it is no subclass of `base`.
+    """
+    known = names(package)
+    if name in known:
+        module = importlib.import_module(f"{package}.{name}")
+        return next(c for c in vars(module).values() if _is_made_in(c, module, base))
+    if not is_own(name):
+        raise ValueError(
+            f"`{argument}` must be one of {known}, or MODULE:CLASS for your own. Received: {name!r}"
+        )
+    module, _, attribute = name.partition(":")
+    try:
+        found = getattr(_import(module), attribute)
+    except (ImportError, AttributeError) as error:
+        raise ValueError(
+            f"`{argument}` must name a class that can be imported. Received: {name!r} ({error})"
+        ) from error
+    if not isinstance(found, type) or not issubclass(found, base):
+        raise ValueError(
+            f"`{argument}` must name a subclass of {base.__module__}.{base.__name__}. "
+            f"Received: {name!r}, which is {found!r}"
+        )
+    return found
+
+
+def _is_made_in(value, module, base):
+    return (
+        isinstance(value, type) and issubclass(value, base) and value.__module__ == module.__name__
+    )
+
+
+def _import(module):
+    """Import a user's module, also from the working directory, as `python -m` would."""
+    here = os.getcwd()
+    added = here not in sys.path
+    if added:
+        sys.path.insert(0, here)
+    try:
+        return importlib.import_module(module)
+    finally:
+        if added:
+            sys.path.remove(here)

@@ -1,1 +1,0 @@
-"""Whole runs: what the scripts do, as functions of one settings object."""

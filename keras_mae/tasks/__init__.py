@@ -1,0 +1,1 @@
+"""What each kind of run needs beyond the loop."""

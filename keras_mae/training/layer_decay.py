@@ -1,0 +1,48 @@
+"""Layer-wise learning rates: the nearer a variable is to the pixels, the less it is changed."""
+
+from keras_mae.models.saved_model_encoder import SavedModelEncoder
+
+
+def variable_depths(model):
+    """Return how deep each trainable variable of a `ViTClassifier` lies, by the model's own blocks.
+
+    Args:
+        model: a `ViTClassifier` on a `ViTEncoder` of L blocks.
+    Returns:
+        list of ints, one for each of `model.trainable_variables`: 0 for class token, patch
+        embedding and positions, i + 1 for block i, L + 1 for norms after the blocks and the head.
+    """
+    encoder = model.encoder
+    depths = {id(encoder.class_token): 0}
+    parts = [encoder.patch_embedding, encoder.positions, *encoder.blocks]
+    for part, depth in zip(parts, [0, 0, *range(1, encoder.num_layers + 1)], strict=True):
+        depths.update({id(variable): depth for variable in part.variables})
+    return [depths.get(id(v), encoder.num_layers + 1) for v in model.trainable_variables]
+
+
+def layer_rate_scales(model, layer_decay):
+    """Return what the learning rate of each trainable variable is multiplied by.
+
+    It is `layer_decay ** (L + 1 - depth)`, with the depths of `variable_depths`: 1 for the head.
+
+    Args:
+        model: a `ViTClassifier`.
+        layer_decay: float in (0, 1]. 1 gives all the same rate.
+    Returns:
+        list of floats, for `keras_mae.training.optimizers.AdamW(rate_scales=...)`.
+    Raises:
+        ValueError: if `layer_decay` is out of range, or not 1 for a `SavedModelEncoder`, whose
+            blocks cannot be told apart.
+    Reference: Clark et al. 2020, arXiv:2003.10555; Bao et al. 2021, arXiv:2106.08254, section A.
+    """
+    if not 0 < layer_decay <= 1:
+        raise ValueError(f"`layer_decay` must be in (0, 1]. Received: {layer_decay}")
+    if layer_decay == 1:
+        return [1.0] * len(model.trainable_variables)
+    if isinstance(model.encoder, SavedModelEncoder):
+        raise ValueError(
+            "`layer_decay` must be 1 for a SavedModel, in which blocks cannot be told apart. "
+            f"Received: {layer_decay}"
+        )
+    last = model.encoder.num_layers + 1
+    return [layer_decay ** (last - depth) for depth in variable_depths(model)]
