@@ -42,6 +42,11 @@ def write_json(path, values):
         temporary.write_text(json.dumps(values, indent=2, default=str) + "\n")
 
 
+def printable(text):
+    """Return text in which what cannot be encoded, as of file names not in UTF-8, is escaped."""
+    return str(text).encode("utf-8", "backslashreplace").decode()
+
+
 def save_model(model, path):
     """Save a Keras model as a `.keras` file, atomically."""
     with atomic_path(path) as temporary:
