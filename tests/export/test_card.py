@@ -5,12 +5,12 @@ import math
 
 import numpy as np
 import pytest
+from keras_mae.export.check import compare
 from shaken import digits, encoder, shake
 
 from keras_mae import MaskedAutoencoder, ViTClassifier, ViTEncoder
 from keras_mae.data import eval_dataset, load_source
 from keras_mae.export import ExportError, card
-from keras_mae.export.check import compare
 from keras_mae.models.weights import get_weights
 from keras_mae.presets import list_presets
 
