@@ -4,6 +4,7 @@ The flags are made of `Option`s: those of all exports, and those of the format t
 faults are all told at once, before TensorFlow is imported.
 """
 
+import contextlib
 import json
 import sys
 
@@ -83,8 +84,10 @@ def run_export(values):
     values = dict(values)
     size = values.pop("image_size")
     if size is not None:
-        sides = [int(side) for side in size.split(",")]
-        size = sides[0] if len(sides) == 1 else tuple(sides)
+        sides = size.split(",")
+        if not all(side.strip().isdecimal() for side in sides) or len(sides) > 2:
+            raise ValueError(f"`image_size` must be SIDE or HEIGHT,WIDTH. Received: {size!r}")
+        size = tuple(int(side) for side in sides) if len(sides) == 2 else int(size)
     from keras_mae.export.write import export_encoder
 
     return export_encoder(values.pop("model"), values.pop("output"), image_size=size, **values)
@@ -133,10 +136,9 @@ def run_serve_check(values):
 
 def named_format(argv):
     """Return the value of --format, whatever the other flags are."""
-    own = _flag_values([option for option in EXPORT if option.name == "format"])
-    own.set_gnu_getopt(True)  # look behind the values of flags that are not known yet
-    own(argv, known_only=True)
-    return own["format"].value
+    (option,) = (option for option in EXPORT if option.name == "format")
+    found, _ = _flag_values([option], argv)
+    return _parse(option, found["format"].value)
 
 
 def read_flags(argv, options, required=()):
@@ -147,12 +149,13 @@ def read_flags(argv, options, required=()):
         options: list of `Option`.
         required: names of those that must be given.
     Raises:
-        ValueError: for values that do not fit, all of them in one message.
-        absl.flags.Error: for a flag that is not known.
+        ValueError: for flags that are not known and values that do not fit, all in one message.
     """
-    found = _flag_values(options)
+    found, rest = _flag_values(options, argv)
     faults, values = [], {}
-    if rest := found(argv)[1:]:
+    if unknown := [argument for argument in rest if argument.startswith("-")]:
+        faults.append(f"Flags must be among those that --help lists. Received: {unknown}")
+    elif rest:
         faults.append(f"Arguments must be flags (--name=value). Received: {rest}")
     for option in options:
         text = found[option.name].value
@@ -167,23 +170,26 @@ def read_flags(argv, options, required=()):
     return values
 
 
-def _flag_values(options):
-    """Return absl's `FlagValues` with a flag for each option, whose value is a text or a bool."""
+def _flag_values(options, argv):
+    """Return `(found, rest)`: absl's flags, whose values are texts and bools, and what is no flag.
+
+    Args:
+        options: list of `Option`, the flags.
+        argv: list of str, the program's name first.
+    """
     found = flags.FlagValues()
+    found.set_gnu_getopt(True)  # flags may follow what is not known
     for option in options:
         define = flags.DEFINE_bool if option.type is bool else flags.DEFINE_string
-        default = option.default if option.type is bool else None
-        define(option.name, default, option.help, flag_values=found)
-    return found
+        define(option.name, None, option.help, flag_values=found)
+    return found, found(argv, known_only=True)[1:]
 
 
 def _parse(option, value):
     if value is None:
         return option.default
-    try:
+    with contextlib.suppress(ValueError):  # `check` names what is expected
         value = option.type(value)
-    except ValueError:
-        pass  # `check` names what is expected
     option.check(value)
     return value
 
