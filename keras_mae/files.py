@@ -106,6 +106,17 @@ def saved_model_path(path):
     return max(versions, key=lambda p: int(p.name), default=None)
 
 
+def next_version_path(path):
+    """Return the `Path` of the next version in a directory of versions: `path/1` at first.
+
+    Args:
+        path: str or path. What is in it under a number is a version, whatever it is.
+    """
+    path = Path(path)
+    names = [p.name for p in path.iterdir()] if path.is_dir() else []
+    return path / str(1 + max((int(name) for name in names if name.isdecimal()), default=0))
+
+
 def check_new_directory(path, argument="directory"):
     """Return a `Path` that is free and can be made, or raise a ValueError.
 

@@ -18,7 +18,8 @@ class Command:
     """A command.
 
     Attributes:
-        settings: str, MODULE:CLASS of its settings; the module must be light.
+        settings: str, MODULE:CLASS of its settings, or MODULE:FUNCTION that returns the class for
+            the arguments; the module must be light.
         function: str, MODULE:FUNCTION that gets the settings; imported when all is checked.
         about: str, for `--help`: a line, then examples.
         positional: str, the setting that takes arguments without a name; or None.
@@ -67,7 +68,7 @@ is there.
     {program} --sweep=mask_ratio=.25,.5,.6,.75,.9 --sweep=masking=random,block,grid""",
     ),
     "export": Command(
-        "keras_mae.settings.tools:ExportSettings",
+        "keras_mae.commands.export_settings:export_settings",
         "keras_mae.commands.functions:export",
         """Export an encoder or a classifier for use without this library, and check what was written.
 
@@ -148,7 +149,10 @@ def run(name, arguments=None, program=None):
     command = COMMANDS[name]
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     program = f"python {sys.argv[0]}" if program is None else program
-    cls = _settings_class(command, arguments)
+    try:
+        cls = _settings_class(command, arguments)
+    except ValueError as error:
+        flags.refuse([flags.as_flags(str(error), ["format"])])
     if flags.wants_help(arguments):
         print(flags.help_text(cls, command.about.format(program=program), program), end="")
         return
@@ -176,9 +180,9 @@ def run(name, arguments=None, program=None):
 
 
 def _settings_class(command, arguments):
-    """Return a command's settings; an export has those of its format, too."""
-    cls = _import(command.settings)
-    return cls.for_arguments(arguments) if hasattr(cls, "for_arguments") else cls
+    """Return a command's settings; what they are may depend on the arguments."""
+    found = _import(command.settings)
+    return found if isinstance(found, type) else found(arguments)
 
 
 def _import(name):

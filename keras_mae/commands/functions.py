@@ -147,12 +147,12 @@ def serve_check(settings):
     """Ask a SavedModel as TF Serving does; return what is wrong, or None."""
     from absl import logging
 
-    from keras_mae.export import serving
-    from keras_mae.export.serve_check import serve_check
+    from keras_mae.export.serve_check import find_version, serve_check
+    from keras_mae.export.serving import serving_apis, serving_commands
 
     logging.set_verbosity(logging.ERROR)  # the loader's word on its own age
-    path = serving.model_version(settings.saved_model)
-    serving.serving_apis()
+    path = find_version(settings.saved_model)
+    serving_apis()
     problems = serve_check(path)
-    print(f"\nServe it and ask it:\n\n{serving.serving_commands(path)}")
+    print(f"\nServe it and ask it:\n\n{serving_commands(path)}")
     return "; ".join(problems) or None

@@ -112,7 +112,12 @@ class RecordsSettings(Settings):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ExportSettings(Settings):
-    """What `scripts/export.py` writes; each format adds its own options."""
+    """What `scripts/export.py` writes; each format adds its own options.
+
+    See `keras_mae.commands.export_settings`.
+    """
+
+    option_names = ()
 
     model: str | None = setting(
         None, "The model: a file or a folder.", FILES, required=True, first=1
@@ -142,6 +147,10 @@ class ExportSettings(Settings):
     )
     num_check_images: int = setting(16, "How many of them.", CHECK, least=1)
     loads: int = setting(1, "New processes that each load the file and compare.", CHECK, least=1)
+
+    def options(self):
+        """Return the values of the format's own options, a dict."""
+        return {name: getattr(self, name) for name in self.option_names}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
