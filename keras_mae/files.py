@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import platform
+import re
 import shutil
 import subprocess
 import tempfile
@@ -14,6 +15,9 @@ from pathlib import Path
 import numpy as np
 
 from keras_mae.version import __version__
+
+
+_NUMBERS = re.compile(r"\[\s+-?\d[^\[\]{}\"]*\]")
 
 
 @contextmanager
@@ -37,9 +41,11 @@ def atomic_path(path):
 
 
 def write_json(path, values):
-    """Write `values` as indented JSON, atomically."""
+    """Write `values` as indented JSON, a list of numbers in one line, atomically."""
+    text = json.dumps(values, indent=2, default=str)
+    text = _NUMBERS.sub(lambda match: " ".join(match[0].split()).replace("[ ", "[").replace(" ]", "]"), text)
     with atomic_path(path) as temporary:
-        temporary.write_text(json.dumps(values, indent=2, default=str) + "\n")
+        temporary.write_text(text + "\n")
 
 
 def printable(text):

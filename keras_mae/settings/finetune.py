@@ -18,7 +18,7 @@ PROTOCOLS = ("full", "linear", "partial", "scratch", "knn")
 AUGMENTATIONS = ("source", "crop", "shift", "none")
 POOLINGS = ("token", "mean", "both")
 SMALL_IMAGE = 64  # pixels a side
-MOST_VIEWS = 1_000_000  # whose features a recipe keeps in memory
+VIEWS_IN_ALL = 8_000  # whose features a recipe computes: of few images, more of each
 AUGMENTED = "Augmentation"
 
 
@@ -27,7 +27,7 @@ class FinetuneRecipe:
     """Settings that go together; see `FinetuneSettings` for what each means.
 
     Attributes:
-        feature_views: int. Of more than some ten thousand images fewer, to fit in memory.
+        feature_views: int, at most; fewer of many images, so that they are 8,000 in all.
         least_steps: int. A run on few images has more epochs, so that it has so many steps.
         beta_2: float. AdamW's second moment's decay.
     """
@@ -110,7 +110,7 @@ RECIPES = {
             warmup_epochs=10,
             pooling="both",
             feature_views=16,
-            least_steps=4000,
+            least_steps=2000,
         ),
         "knn": FinetuneRecipe(),
     },
@@ -329,7 +329,7 @@ class FinetuneSettings(RunSettings):
         values = {field: getattr(recipe, field) for field in _OF_RECIPE}
         values["batch_size"] = min(recipe.batch_size, num_examples)
         batch_size = self.batch_size or values["batch_size"]
-        views = min(recipe.feature_views, max(1, MOST_VIEWS // num_examples))
+        views = min(recipe.feature_views, max(1, VIEWS_IN_ALL // num_examples))
         values["feature_views"] = views
         values["epochs"] = max(recipe.epochs, recipe.least_steps * batch_size / num_examples)
         # Warm-up keeps its share of a run that is shorter or longer than the recipe's.

@@ -167,7 +167,7 @@ class Classify(ImageTask):
 
     def facts(self):
         weights = {str(i): np.array(v) for i, v in enumerate(self.classifier.encoder.weights)}
-        fixed = {"images": self.train.fingerprint(), "encoder_weights": weights_digest(weights)}
+        fixed = {"images": self.train.fingerprint(), "encoder_digest": weights_digest(weights)}
         return fixed, {
             "model": self.classifier.get_config(),
             "class_names": self.source.class_names,

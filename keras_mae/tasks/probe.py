@@ -4,6 +4,7 @@ There is one: fine-tuning with `protocol="linear"`, the table of a pre-training 
 report, for encoders and for raw pixels, all train this task.
 """
 
+import dataclasses
 import math
 
 import keras
@@ -116,12 +117,20 @@ def probe_settings(image_size, num_examples, **given):
         **given: settings of `FinetuneSettings`, in place of the recipe's.
     """
     settings = FinetuneSettings(protocol="linear", **given).with_recipe(image_size, num_examples)
+    return on_kept_features(settings, image_size, num_examples)
+
+
+def on_kept_features(settings, image_size, num_examples):
+    """Return a probe's settings; where these would compute new features in each epoch, 1 view.
+
+    Args:
+        settings: a complete `FinetuneSettings` with `protocol="linear"`.
+        image_size, num_examples: see `probe_settings`.
+    """
     if settings.feature_views or settings.augmentation == "none":
         return settings
-    # The recipe would compute new features in each epoch.
-    return FinetuneSettings(protocol="linear", **{**given, "feature_views": 1}).with_recipe(
-        image_size, num_examples
-    )
+    settings = dataclasses.replace(settings, feature_views=1)
+    return settings.with_recipe(image_size, num_examples)
 
 
 def describe_probe(settings, num_examples):

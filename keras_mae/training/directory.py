@@ -39,9 +39,9 @@ def prepare_output_dir(path, config, resume=True, overwrite=False, defaults=None
         known = json.loads(json.dumps(defaults or {}, default=str))
         before = {**{name: known[name] for name in now if name in known}, **before}
         differing = [
-            f"{name} was {before.get(name)!r} and is {now.get(name)!r}"
-            for name in sorted({*before, *now})
-            if before.get(name) != now.get(name)
+            f"{name} was {before[name]!r} and is {now[name]!r}"
+            for name in sorted({*before} & {*now})
+            if before[name] != now[name]
         ]
         if differing:
             raise ValueError(
