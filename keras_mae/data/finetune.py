@@ -211,7 +211,8 @@ def balanced_subset(source, count, seed=0):
                 f"{wanted} are wanted and {len(members)} are there. Received: {count!r}"
             )
         chosen.append(members[:wanted])
-    return source.subset(np.sort(np.concatenate(chosen)))
+    # On their own: broken images among the few are not made good by the many left out.
+    return source.subset(np.sort(np.concatenate(chosen))).apart()
 
 
 def _erase(image, key, chance):

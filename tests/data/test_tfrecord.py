@@ -96,20 +96,20 @@ def test_compressed_files_are_refused(tmp_path):
     path = str(tmp_path / "a.tfrecord")
     with tf.io.TFRecordWriter(path, "GZIP") as writer:
         writer.write(b"x" * 100)
-    with pytest.raises(ValueError, match="without compression"):
+    with pytest.raises(ValueError, match="`dataset`"):
         load_source(f"tfrecord:{path}")
 
 
 @pytest.mark.parametrize("argument", ["", "/nowhere/*.tfrecord"])
 def test_no_files(argument):
-    with pytest.raises(ValueError, match="expected tfrecord:GLOB"):
+    with pytest.raises(ValueError, match="`dataset`"):
         load_source(f"tfrecord:{argument}")
 
 
 def test_number_of_shards_that_does_not_fit(packed):
     folder, prefix = packed
     for count in (0, 11):
-        with pytest.raises(ValueError, match=f"num_shards: expected .* got {count}"):
+        with pytest.raises(ValueError, match="`num_shards`"):
             tfrecords.write_tfrecords(folder, prefix, num_shards=count)
 
 

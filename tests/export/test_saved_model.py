@@ -229,7 +229,7 @@ def test_an_export_that_a_new_process_cannot_load_leaves_nothing(model, tmp_path
             "`options` of format 'saved_model' must be among .*warmup.* Received: .'opset'",
         ),
         ({"dense": 3}, "`dense` must be a bool"),
-        ({"resize": "area"}, "resize: expected one of"),
+        ({"resize": "area"}, "`resize`"),
         ({"loads": 0}, "`loads` must be an int of 1 or more"),
         ({"num_check_images": 1.5}, "`num_check_images` must be an int"),
         ({"image_size": 30}, "`image_size` must be a multiple"),
