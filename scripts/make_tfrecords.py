@@ -14,8 +14,8 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 from absl import app, flags
 
-from keras_mae.data.sources import load_source
-from keras_mae.data.tfrecords import write_tfrecords
+from keras_mae.data.tfrecords import make_tfrecords
+from keras_mae.files import printable
 
 FOLDER = flags.DEFINE_string("folder", None, "Folder of images, at any depth.", required=True)
 OUTPUT = flags.DEFINE_string(
@@ -25,8 +25,6 @@ NUM_SHARDS = flags.DEFINE_integer(
     "num_shards", None, "Number of files. Default: one for each 128 MiB.", lower_bound=1
 )
 
-SHARD_BYTES = 128 * 2**20
-
 
 def main(argv):
     if len(argv) > 1:
@@ -35,19 +33,18 @@ def main(argv):
 
     def on_error(path, error):
         left_out.append(path)
-        print(f"left out {path}: {error}", file=sys.stderr)
+        print(f"left out {printable(path)}: {error}", file=sys.stderr)
 
     try:
-        source = load_source(f"folder:{FOLDER.value}")
-        num_shards = NUM_SHARDS.value or min(
-            source.num_examples, -(-source.num_bytes() // SHARD_BYTES) or 1
+        index = make_tfrecords(
+            FOLDER.value, OUTPUT.value, num_shards=NUM_SHARDS.value, on_error=on_error
         )
-        index = write_tfrecords(source, OUTPUT.value, num_shards=num_shards, on_error=on_error)
     except (ValueError, OSError) as error:
         sys.exit(f"make_tfrecords: {error}")
     print(
-        f"{index['num_examples']} images in {num_shards} files {OUTPUT.value}-*.tfrecord, "
-        f"{index['num_classes'] or 'no'} classes, {len(left_out)} files left out"
+        f"{index['num_examples']} images in {len(index['shards'])} files "
+        f"{OUTPUT.value}-*.tfrecord, {index['num_classes'] or 'no'} classes, "
+        f"{len(left_out)} files left out"
     )
 
 

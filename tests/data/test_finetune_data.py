@@ -197,5 +197,5 @@ def test_bad_arguments_are_named(digits):
             features_dataset(np.zeros((9, 2)), np.zeros(9, int), num_classes=2, **arguments)
     with pytest.raises(ValueError, match="`shard_index`"):
         batches(digits, 1, num_shards=2, shard_index=2)
-    with pytest.raises(ValueError, match="`with_labels`"):
+    with pytest.raises(ValueError, match="`source`"):
         batches(load_source("photos"), 1)
