@@ -76,13 +76,14 @@ def finetune_dataset(
     augmentation = stream.check_augmentation(augmentation, source)
     stream.check_at_least(seed=(seed, 0), start_step=(start_step, 0), num_classes=(num_classes, 1))
     stream.check_shards(batch_size, shard_index, num_shards)
-    stream.check_labels(source, with_labels=True)
+    if source.num_classes is None:
+        raise ValueError(f"`source` must have labels. Received: {source.name!r}, without any")
     normalize = stream.normalizer(mean, std, source.channels, image_size)
     operations = None
     if randaugment[0]:
         # Black is the background where images are padded with it, else there is none.
-        colour = 0.0 if augmentation == "shift" else 255 * np.asarray(mean, "float32")
-        fill = np.broadcast_to(colour, (source.channels,))
+        color = 0.0 if augmentation == "shift" else 255 * np.asarray(mean, "float32")
+        fill = np.broadcast_to(color, (source.channels,))
         operations = RandAugment(*randaugment, source.channels, fill)
 
     def view(handle, key):
@@ -211,7 +212,8 @@ def balanced_subset(source, count, seed=0):
                 f"{wanted} are wanted and {len(members)} are there. Received: {count!r}"
             )
         chosen.append(members[:wanted])
-    return source.subset(np.sort(np.concatenate(chosen)))
+    # On their own: broken images among the few are not made good by the many left out.
+    return source.subset(np.sort(np.concatenate(chosen))).apart()
 
 
 def _erase(image, key, chance):

@@ -12,11 +12,13 @@ from pathlib import Path
 import numpy as np
 
 from keras_mae.data.sources.base import name_bytes
-from keras_mae.files import atomic_path, printable
+from keras_mae.data.sources.folder import Folder
+from keras_mae.files import atomic_path, check_writable, printable
 
 # A record: length (8 bytes), its checksum (4), the data, their checksum (4).
 HEADER, FOOTER = 12, 4
 INDEX_SUFFIX = ".index.json"
+SHARD_BYTES = 128 * 2**20
 
 
 class RecordFiles:
@@ -106,6 +108,29 @@ def read_index(path):
         return index if isinstance(index.get("shards"), dict) else None
     except (ValueError, AttributeError):
         return None
+
+
+def make_tfrecords(folder, output, *, num_shards=None, on_error=None):
+    """Pack a folder of images into TFRecord files and an index.
+
+    Args:
+        folder: path of a folder of images, at any depth. Class folders become labels.
+        output: path, the beginning of the files' names, such as "/data/packed/train".
+        num_shards: int, number of files. None: one for each 128 MiB.
+        on_error: as in `write_tfrecords`.
+    Returns:
+        dict, the content of the index, see `write_tfrecords`.
+    Raises:
+        ValueError: if the folder has no images, `output` cannot be written, or `num_shards` does
+            not fit.
+    """
+    if not Path(folder).expanduser().is_dir():
+        raise ValueError(f"`folder` must be a folder that exists. Received: {printable(folder)!r}")
+    check_writable(Path(output).parent, "output")
+    source = Folder(str(folder))
+    if num_shards is None:
+        num_shards = min(source.num_examples, -(-source.num_bytes() // SHARD_BYTES) or 1)
+    return write_tfrecords(source, output, num_shards=num_shards, on_error=on_error)
 
 
 def write_tfrecords(source, prefix, *, num_shards, on_error=None):

@@ -28,7 +28,7 @@ def load_source(spec, *, seed=0):
     """
     spec = str(spec)
     name, argument = _split(spec)
-    if Path(spec).expanduser().is_dir():
+    if spec and Path(spec).expanduser().is_dir():
         raise ValueError(
             f"`dataset` must be KIND:ARGUMENT, such as folder:{printable(spec)}. "
             f"Received: {printable(spec)!r}"

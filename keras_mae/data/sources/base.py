@@ -67,7 +67,10 @@ class Source:
 
     @property
     def whole(self):
-        """The source that `split` made this one a part of; else this one."""
+        """The source that `split` made this one a part of; else this one.
+
+        The share of broken images is judged over it: one of the three held out is not a third.
+        """
         return self if self._whole is None else self._whole
 
     def key(self, record):
@@ -125,11 +128,18 @@ class Source:
     def subset(self, positions):
         """The same source with only these examples, in this order.
 
+        Of a part of a split it is still a part.
+
         Args:
             positions: int array of positions in `[0, num_examples)`.
         """
         other = copy.copy(self)
         other.indices = self.indices[np.asarray(positions, dtype=np.int64)]
+        return other
+
+    def apart(self):
+        """The same examples as a set of their own, no longer a part of what `split` divided."""
+        other = copy.copy(self)
         other._whole = None
         return other
 
