@@ -55,6 +55,7 @@ def test_its_loss_is_the_librarys(example, mask_ratio):
     assert loss == pytest.approx(float(np.mean(expected)), rel=1e-6)
 
 
+@pytest.mark.slow
 def test_it_learns(example, capsys):
     losses = example.main(epochs=3, count=128).history["loss"]
     assert losses[-1] < losses[0]
