@@ -32,7 +32,12 @@ def small_model():
     return MaskedAutoencoder.from_preset("mae_vit_mini_patch4", num_layers=1)
 
 
-@pytest.mark.parametrize("title", EXAMPLES)
+SLOW = ("Add a source of images", "Add an export format")  # tf.data, and a second process
+
+
+@pytest.mark.parametrize(
+    "title", [pytest.param(t, marks=[pytest.mark.slow] if t in SLOW else []) for t in EXAMPLES]
+)
 def test_example_runs(title, small_model, tmp_path, monkeypatch):
     """A block that begins with a file's name is that file, in the working directory."""
     monkeypatch.chdir(tmp_path)
