@@ -1,9 +1,13 @@
 """The pages of the repository point at what is there."""
 
 import re
+import shlex
 from pathlib import Path
 
 import pytest
+
+from keras_mae import commands
+from keras_mae.commands import flags
 
 ROOT = Path(__file__).parents[1]
 PAGES = [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("saved_models/**/*.md")]
@@ -44,6 +48,35 @@ def test_every_relative_link_and_figure_exists(page):
 def test_every_file_that_is_named_exists(page):
     missing = [name for name in FILE.findall(page.read_text()) if not (ROOT / name).exists()]
     assert missing == []
+
+
+SCRIPTS = {"make_tfrecords": "records", "serve_check": "serve-check"}
+COMMAND = re.compile(r"^ *(?:python scripts/(\w+)\.py|keras-mae ([\w-]+))(.*)$", re.MULTILINE)
+
+
+def shown_commands():
+    """Yield (page, command's name, its flags) for all of ours that pages show, on a line each."""
+    for page in PAGES:
+        text = page.read_text().replace("\\\n", " ")
+        for script, name, rest in COMMAND.findall(text):
+            arguments = shlex.split(rest.replace("SEED", "1"), comments=True)
+            yield page.name, name or SCRIPTS.get(script, script), arguments
+
+
+def test_every_command_shown_has_flags_that_fit():
+    faults, count = [], 0
+    for page, name, arguments in shown_commands():
+        if name not in commands.COMMANDS or any("my_" in argument for argument in arguments):
+            continue  # COMMAND itself, and classes that a reader has
+        count += 1
+        command = commands.COMMANDS[name]
+        try:
+            settings = commands._settings_class(command, arguments)
+            flags.parse_arguments(settings, arguments, command.positional)
+        except ValueError as error:
+            faults.append(f"{page}: {name} {arguments}: {error}")
+    assert not faults, "\n".join(faults)
+    assert count > 30
 
 
 def test_a_broken_link_is_found(tmp_path):
