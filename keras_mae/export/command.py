@@ -5,6 +5,7 @@ faults are all told at once, before TensorFlow is imported.
 """
 
 import contextlib
+import inspect
 import json
 import sys
 
@@ -210,7 +211,7 @@ def export_groups(name):
 
 def help_text(text, groups):
     """Return what --help prints: a function's docstring, then flags by group."""
-    lines = [text.strip()]
+    lines = [inspect.cleandoc(text)]
     for heading, options in groups.items():
         lines += ["", f"{heading}:"]
         for option in options:
