@@ -85,7 +85,9 @@ def _write_transformers(folder, kind, config, weights):
     weights = {name: np.ascontiguousarray(value) for name, value in weights.items()}
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
     for name, content in (("config.json", theirs), ("preprocessor_config.json", preprocessor)):
-        (folder / name).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+        with open(folder / name, "w", encoding="utf-8") as file:
+            json.dump(content, file, indent=2)
+            file.write("\n")
 
 
 def _write_torch(folder, config, weights):

@@ -203,6 +203,7 @@ def test_one_signature_that_differs_is_enough(model, tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_an_export_that_a_new_process_cannot_load_leaves_nothing(model, tmp_path, monkeypatch):
     write = saved_model.SavedModel.write
 
