@@ -2,6 +2,7 @@
 
 import dataclasses
 
+from keras_mae import registry
 from keras_mae.settings.fields import Settings, setting
 
 PRECISIONS = {"float32": "float32", "bfloat16": "mixed_bfloat16", "float16": "mixed_float16"}
@@ -171,6 +172,14 @@ class RunSettings(Settings):
     _prefix = "run"  # of the default output directory's name
 
     def faults_together(self):
+        kind = self.dataset.partition(":")[0]
+        if kind not in registry.names(SOURCES) and not registry.is_own(
+            ":".join(self.dataset.split(":")[:2])
+        ):
+            yield (
+                f"`dataset` must be one of {registry.names(SOURCES)}, with :ARGUMENT where it takes "
+                f"one, or MODULE:CLASS[:ARGUMENT] for your own. Received: {self.dataset!r}"
+            )
         if self.epochs is not None and self.steps is not None:
             yield (
                 "`epochs` or `steps` must be given, not both. "
