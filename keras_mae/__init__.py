@@ -6,6 +6,7 @@ order, `keras.saving.load_model` opens our files.
 """
 
 import importlib
+import importlib.machinery
 import importlib.util
 import sys
 from typing import TYPE_CHECKING
@@ -53,7 +54,8 @@ _HOMES = {
     "save_pretrained": "keras_mae.interop",
     "training": "keras_mae.training",
 }
-# All modules that register classes with Keras.
+# Rooms that import Keras, and those of them that hold all classes registered with it.
+_ROOMS = ("evaluation", "export", "interop", "layers", "models", "plots", "tasks", "training")
 _REGISTERING = ("keras_mae.interop", "keras_mae.training")
 
 __all__ = [
@@ -97,26 +99,53 @@ def _register():
         importlib.import_module(module)
 
 
-class _AfterKeras:
-    """Finds `keras` as Python would have without it, and registers our classes after its import."""
+class _RegisterFirst:
+    """Registers our classes when Keras, or a room that needs it, is first imported.
+
+    A room is not begun before: half imported, it could not be imported by the others.
+    """
 
     def find_spec(self, name, path=None, target=None):
-        if name != "keras":
+        rooms = [f"{__name__}.{room}" for room in _ROOMS]
+        if name != "keras" and name not in rooms:
             return None
         sys.meta_path.remove(self)
-        spec = importlib.util.find_spec(name)
-        if spec is not None and spec.loader is not None:
-            execute = spec.loader.exec_module
+        if name == "keras":
+            return _then(importlib.util.find_spec(name), _register)
+        importlib.import_module("keras")
+        _register()
+        if name not in sys.modules:
+            return None  # to be found as any module
+        return importlib.machinery.ModuleSpec(name, _Loaded(sys.modules[name]))
 
-            def execute_and_register(module):
-                execute(module)
-                _register()
 
-            spec.loader.exec_module = execute_and_register
-        return spec
+class _Loaded:
+    """The loader of a module that is there already."""
+
+    def __init__(self, module):
+        self.module, self.spec = module, module.__spec__
+
+    def create_module(self, spec):
+        return self.module
+
+    def exec_module(self, module):
+        module.__spec__ = self.spec
+
+
+def _then(spec, function):
+    """Return the spec of a module, after whose import a function is called."""
+    if spec is not None and spec.loader is not None:
+        execute = spec.loader.exec_module
+
+        def execute_and_call(module):
+            execute(module)
+            function()
+
+        spec.loader.exec_module = execute_and_call
+    return spec
 
 
 if "keras" in sys.modules:
     _register()
 else:
-    sys.meta_path.insert(0, _AfterKeras())
+    sys.meta_path.insert(0, _RegisterFirst())
