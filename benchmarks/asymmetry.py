@@ -95,7 +95,6 @@ def _with_mask_tokens():
     import keras_mae
     from keras_mae.layers.masking import removed_mask
     from keras_mae.layers.patches import gather_tokens, patchify
-    from keras_mae.layers.training_kernels import training_kernels
 
     class EncoderWithMaskTokens(keras_mae.MaskedAutoencoder):
         def build(self, input_shape):
@@ -103,25 +102,22 @@ def _with_mask_tokens():
                 name="encoder_mask_token", shape=(1, 1, self.encoder.hidden_dim)
             )
 
-        def _masked_loss(self, images, noise, num_keep, training, weights=None):
+        def _predict(self, images, keep_ids, query_ids, training):
             encoder, decoder = self.encoder, self.decoder
-            keep_ids, removed_ids = self.masking(noise, num_keep=num_keep)
-            del keep_ids
-            with training_kernels(training):
-                x = encoder.patch_embedding(patchify(images, self.patch_size))
-                removed = removed_mask(removed_ids, encoder.num_patches)[..., None] > 0
-                x = ops.where(removed, ops.cast(self.encoder_mask_token, x.dtype), x)
-                token = ops.cast(encoder.class_token, x.dtype)
-                token = ops.broadcast_to(token, (ops.shape(x)[0], 1, encoder.hidden_dim))
-                x = encoder.positions(ops.concatenate([token, x], axis=1), None)
-                for block in encoder.blocks:
-                    x = block(x, training=training)
-                x = decoder.positions(decoder.projection(encoder.norm(x)), None)
-                for block in decoder.blocks:
-                    x = block(x)
-                x = gather_tokens(decoder.norm(x)[:, 1:], removed_ids)
-                prediction = decoder.prediction(x)
-            return self.reconstruction_loss(self._target(images, removed_ids), prediction, weights)
+            x = encoder.patch_embedding(patchify(images, self.patch_size))
+            removed = removed_mask(query_ids, encoder.num_patches)[..., None] > 0
+            x = ops.where(removed, ops.cast(self.encoder_mask_token, x.dtype), x)
+            token = ops.cast(encoder.class_token, x.dtype)
+            token = ops.broadcast_to(token, (ops.shape(x)[0], 1, encoder.hidden_dim))
+            x = encoder.positions(ops.concatenate([token, x], axis=1), None)
+            for block in encoder.blocks:
+                x = block(x, training=training)
+            x = decoder.projection(encoder.norm(x, training=training))
+            x = decoder.positions(x, None)
+            for block in decoder.blocks:
+                x = block(x, training=training)
+            x = gather_tokens(decoder.norm(x, training=training)[:, 1:], query_ids)
+            return decoder.prediction(x)
 
     return EncoderWithMaskTokens
 

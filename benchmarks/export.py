@@ -10,6 +10,7 @@ of `predict` goes before each, and the share is the median of the pairs' ratios.
 many new processes load each file and compare it. Nothing else should run meanwhile.
 """
 
+import json
 import os
 import tempfile
 import time
@@ -17,16 +18,16 @@ from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
-import json
-
 import keras
 import numpy as np
 from absl import app, flags, logging
 
 import keras_mae
+from keras_mae import registry
 from keras_mae.data import load_source
-from keras_mae.export import ExportError, check
-from keras_mae.export.card import find_preset, normalize, open_source
+from keras_mae.export import ExportError, Format
+from keras_mae.export.source import find_preset, open_source
+from keras_mae.pixels import normalize
 
 ROOT = Path(__file__).parents[1]
 # Row of the table -> format, and its options; "int8" ones get representative images.
@@ -77,7 +78,7 @@ def rows(name, model):
     # Ranges are taken from one part of the images, and the check is made on the other.
     representative, held_out = load_source(DATASETS[encoder.channels]).split()
     pixels = np.zeros((1, *encoder.image_size, encoder.channels), "uint8") + 128
-    normalised = normalize(encoder, pixels.astype("float32"))
+    normalised = normalize(pixels.astype("float32"), encoder.mean, encoder.std)
 
     def predict():
         return encoder.predict(normalised, verbose=0)
@@ -112,7 +113,8 @@ def rows(name, model):
                 continue
             folder = path if format == "saved_model" else path.parent
             card = json.loads((folder / "card.json").read_text())
-            runner = check.RUNNERS[format](str(path))
+            kind = registry.find("keras_mae.export.formats", format, Format, "rows")
+            runner = kind.Runner(str(path))
             latency, share = interleaved(lambda: runner(pixels), predict, PAIRS.value)  # noqa: B023
         found = card["check"]
         fused = ", ".join(f"{n} {k}" for k, n in card.get("fused_operators", {}).items())

@@ -95,13 +95,15 @@ def _function(batch, jit_compile=False):
 
 def _exported(batch, format, **options):
     import keras_mae
-    from keras_mae.export import check
+    from keras_mae import registry
+    from keras_mae.export import Format
 
     with tempfile.TemporaryDirectory() as folder:
         path = keras_mae.export_encoder(
             _encoder(), f"{folder}/out", format, num_check_images=batch, **options
         )
-        runner, pixels = check.RUNNERS[format](str(path)), _images(batch)
+        kind = registry.find("keras_mae.export.formats", format, Format, "format")
+        runner, pixels = kind.Runner(str(path)), _images(batch)
         _repeat(lambda: runner(pixels))
 
 

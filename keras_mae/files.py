@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import platform
+import re
 import shutil
 import subprocess
 import tempfile
@@ -14,6 +15,9 @@ from pathlib import Path
 import numpy as np
 
 from keras_mae.version import __version__
+
+
+_NUMBERS = re.compile(r"\[\s+-?\d[^\[\]{}\"]*\]")
 
 
 @contextmanager
@@ -37,9 +41,16 @@ def atomic_path(path):
 
 
 def write_json(path, values):
-    """Write `values` as indented JSON, atomically."""
+    """Write `values` as indented JSON, a list of numbers in one line, atomically."""
+    text = json.dumps(values, indent=2, default=str)
+    text = _NUMBERS.sub(lambda match: " ".join(match[0].split()).replace("[ ", "[").replace(" ]", "]"), text)
     with atomic_path(path) as temporary:
-        temporary.write_text(json.dumps(values, indent=2, default=str) + "\n")
+        temporary.write_text(text + "\n")
+
+
+def printable(text):
+    """Return text in which what cannot be encoded, as of file names not in UTF-8, is escaped."""
+    return str(text).encode("utf-8", "backslashreplace").decode()
 
 
 def save_model(model, path):
@@ -99,6 +110,17 @@ def saved_model_path(path):
         return path
     versions = [p for p in path.iterdir() if p.name.isdecimal() and (p / "saved_model.pb").exists()]
     return max(versions, key=lambda p: int(p.name), default=None)
+
+
+def next_version_path(path):
+    """Return the `Path` of the next version in a directory of versions: `path/1` at first.
+
+    Args:
+        path: str or path. What is in it under a number is a version, whatever it is.
+    """
+    path = Path(path)
+    names = [p.name for p in path.iterdir()] if path.is_dir() else []
+    return path / str(1 + max((int(name) for name in names if name.isdecimal()), default=0))
 
 
 def check_new_directory(path, argument="directory"):

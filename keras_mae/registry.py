@@ -52,7 +52,8 @@ def find(package, name, base, argument):
         found = getattr(_import(module), attribute)
     except (ImportError, AttributeError) as error:
         raise ValueError(
-            f"`{argument}` must name a class that can be imported. Received: {name!r} ({error})"
+            f"`{argument}` must be one of {known}, or MODULE:CLASS for your own, which can be "
+            f"imported. Received: {name!r} ({error})"
         ) from error
     if not isinstance(found, type) or not issubclass(found, base):
         raise ValueError(

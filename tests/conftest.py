@@ -44,7 +44,5 @@ def replicas():
 @pytest.fixture(scope="session")
 def forks():
     """Return what runs scripts in processes of their own, TensorFlow imported."""
-    with Forks(
-        "keras_mae.commands.report", "keras_mae.interop", "keras_mae.export.saved_model"
-    ) as forks:
+    with Forks("keras_mae.commands.report", "keras_mae.interop", "keras_mae.export.write") as forks:
         yield forks

@@ -16,7 +16,8 @@ from pathlib import Path
 import keras
 
 from keras_mae.files import environment, write_json
-from keras_mae.training.checkpoints import Interrupted
+from keras_mae.errors import Interrupted
+from keras_mae.training.callbacks import duration
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,12 +107,12 @@ def run_jobs(jobs, directory):
             continue
         waiting = [later for later in jobs[number - 1 :] if later.key not in outcome.records]
         left = time_left(waiting, outcome.records.values())
-        clock = f"{_duration(time.monotonic() - start)} so far"
-        clock += f", about {_duration(left)} left" if left is not None else ""
+        clock = f"{duration(time.monotonic() - start)} so far"
+        clock += f", about {duration(left)} left" if left is not None else ""
         print(f"\n[{number}/{len(jobs)}] {job} ({clock})", flush=True)
         with _sigterm_interrupts():
             _run(job, directory, outcome, versions)
-    took = _duration(time.monotonic() - start)
+    took = duration(time.monotonic() - start)
     failed = f", {len(outcome.failures)} failed or were left out" if outcome.failures else ""
     print(f"\n{len(outcome.records)} of {len(jobs)} jobs done{failed}, {took}.", flush=True)
     return outcome
@@ -194,11 +195,3 @@ def _read(path):
     except (OSError, ValueError):
         return None
     return record if isinstance(record, dict) and "result" in record else None
-
-
-def _duration(seconds):
-    minutes, seconds = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    if hours:
-        return f"{hours} h {minutes} min"
-    return f"{minutes} min {seconds} s" if minutes else f"{seconds} s"

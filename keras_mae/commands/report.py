@@ -18,7 +18,7 @@ from keras_mae.commands.report_page import write_report
 from keras_mae.evaluation.comparison import summarise
 from keras_mae.files import environment
 from keras_mae.settings.report import PROBED_BLOCKS
-from keras_mae.training.checkpoints import Interrupted
+from keras_mae.errors import Interrupted
 
 SHOWN_K = 20  # the number of neighbours in the chart, where it is among those measured
 
@@ -86,7 +86,7 @@ def report(settings):
     keras.utils.clear_session(free_memory=False)  # of the models that were only looked at
     jobs = list({j.key: j for c in cells for j in (*c.job.needs, c.job)}.values())
     facts = _facts(maker, settings, encoders)
-    directory = Path(settings.output_dir)
+    directory = Path(settings.directory)
     print(f"{len(jobs)} jobs. Output: {directory}", flush=True)
     try:
         outcome = run_jobs(jobs, directory / "jobs")
@@ -232,7 +232,7 @@ def _facts(maker, settings, encoders):
     """Return the part of `report.json` that is known before any work."""
     first = encoders[settings.seeds[0]]
     if settings.encoder is None:
-        trial = settings.pretrain_settings(settings.seeds[0])
+        trial = settings.pretrain_settings(settings.seeds[0], maker.source.typical_size())
         length = f"{trial.steps} steps" if trial.steps else f"{trial.epochs:g} epochs"
         words = f"one pre-trained for each seed, {trial.preset}, {length}"
     elif "{seed}" in settings.encoder:
@@ -248,7 +248,7 @@ def _facts(maker, settings, encoders):
         "num_classes": maker.num_classes,
         "image_size": list(first.image_size),
         "encoder": words,
-        "seeds": settings.seeds,
+        "seeds": list(settings.seeds),
         "report_environment": environment(),
     }
 

@@ -1,7 +1,6 @@
 """The jobs that a report is made of: each a whole run, known by what fixes its numbers."""
 
 import dataclasses
-import hashlib
 from pathlib import Path
 
 import keras
@@ -10,15 +9,22 @@ import numpy as np
 from keras_mae.commands.jobs import Job
 from keras_mae.data import eval_dataset, load_source
 from keras_mae.data.finetune import balanced_subset
-from keras_mae.evaluation.comparison import logistic_accuracy, pixel_features
+from keras_mae.evaluation.comparison import logistic_accuracy
+from keras_mae.evaluation.features import extract_features
 from keras_mae.evaluation.knn import knn_predict
-from keras_mae.evaluation.linear_probe import linear_probe
-from keras_mae.files import save_model
+from keras_mae.files import save_model, weights_digest
 from keras_mae.interop import load_encoder
 from keras_mae.models import ViTEncoder
 from keras_mae.models.weights import get_weights
 from keras_mae.tasks.classify import check_labels, finetune
-from keras_mae.tasks.pretrain import EVAL_BATCH, pretrain
+from keras_mae.tasks.images import EVAL_BATCH
+from keras_mae.tasks.pretrain import build_autoencoder, pretrain
+from keras_mae.tasks.probe import (
+    linear_probe,
+    on_kept_features,
+    pixel_predictor,
+    view_features,
+)
 
 LOGISTIC_IMAGES = 20_000
 
@@ -60,7 +66,7 @@ class JobMaker:
 
     def __init__(self, settings):
         self.settings = settings
-        self.directory = Path(settings.output_dir) / "jobs"
+        self.directory = Path(settings.directory) / "jobs"
         self.source = load_source(settings.dataset)
         self.num_classes = check_labels(self.source)
         self.train, self.heldout = self.source.split()
@@ -75,7 +81,7 @@ class JobMaker:
         if max(settings.ks) > (few or count):
             raise ValueError(
                 f"`ks` must be at most {few or count}, the fewest training images. "
-                f"Received: {settings.ks}"
+                f"Received: {list(settings.ks)}"
             )
         self.sizes = [None, few] if few else [None]
         # What every result depends on, whatever the source is called.
@@ -104,7 +110,7 @@ class JobMaker:
                 f"checkpoint. Received: {path}"
             )
         self._check_channels(encoder, path)
-        return Encoder(path, digest(encoder), encoder.get_config())
+        return Encoder(path, identity_of(encoder), encoder.get_config())
 
     def pretrained(self, seed, **changes):
         """Return the encoder that a job pre-trains, with `changes` of the report's settings.
@@ -112,7 +118,7 @@ class JobMaker:
         Raises:
             ValueError: if no model can be built with them.
         """
-        trial = self.settings.pretrain_settings(seed, **changes)
+        trial = self.settings.pretrain_settings(seed, self.source.typical_size(), **changes)
         config = self._config(trial, str(changes))
 
         def work(directory):
@@ -127,7 +133,8 @@ class JobMaker:
         """Return the config of the encoder of a pre-training, whose model is built once."""
         if key not in self._configs:
             # What no model can be built of is told now, and not after hours.
-            model = trial.build_model(self.source, trial.total_steps(self.train.num_examples))
+            steps = trial.total_steps(self.train.num_examples)
+            model = build_autoencoder(trial, self.source, steps)
             self._check_channels(model.encoder, trial.preset)
             self._configs[key] = model.encoder.get_config()
         return self._configs[key]
@@ -172,22 +179,29 @@ class JobMaker:
         ks = tuple(self.settings.ks)
         form = {name: encoder.config[name] for name in ("image_size", "mean", "std")}
 
+        trial = self.settings.finetune_settings(
+            seed, "linear", None, encoder.image_size, self.count(size)
+        )
+        probe = on_kept_features(trial, encoder.image_size, self.count(size))
+
         def work(directory):
             keras.utils.set_random_seed(seed)
             train = self.train if size is None else balanced_subset(self.train, size, seed)
-            sets = (train, self.heldout)
-            sets = [eval_dataset(part, batch_size=EVAL_BATCH, **form) for part in sets]
-            (features, labels), (queries, wanted) = pixel_features(sets)
+            (features, labels), (queries, wanted) = (
+                extract_features(pixel_predictor, eval_dataset(part, batch_size=EVAL_BATCH, **form))
+                for part in (train, self.heldout)
+            )
             found = knn_predict(features, labels, queries, self.num_classes, ks=ks)
             accuracy = {str(k): float(np.mean(found[k] == wanted)) for k in ks}
+            views = view_features(pixel_predictor, train, probe, form)
             accuracy["linear"] = linear_probe(
-                features, labels, queries, wanted, self.num_classes, seed=seed
+                *views, queries, wanted, self.num_classes, probe, train.num_examples
             )
             if self.has_logistic(size):
                 accuracy["logistic"] = logistic_accuracy(features, labels, queries, wanted)
             return {"accuracy": accuracy}
 
-        known = {**self.data, **form, "train_examples": size, "ks": ks, "seed": seed}
+        known = {**probe.fixed(), **self.data, **form, "train_examples": size, "ks": ks}
         return Job(f"raw pixels, {labels_text(self.count(size))}", seed, known, work)
 
     def _made_by(self, job, config):
@@ -202,18 +216,15 @@ class JobMaker:
             )
 
 
-def digest(encoder):
-    """Return a hex digest of an encoder's config and weights: of equal encoders, wherever they lie.
+def identity_of(encoder):
+    """Return a string that tells an encoder from all others, wherever it lies.
 
     Args:
         encoder: a `ViTEncoder`.
     """
-    found = hashlib.blake2b(digest_size=16)
-    for name in ("image_size", "patch_size", "num_heads", "mean", "std"):
-        found.update(f"{name}={getattr(encoder, name)};".encode())
-    for name, value in sorted(get_weights(encoder).items()):
-        found.update(name.encode() + np.ascontiguousarray(value, "float32").tobytes())
-    return found.hexdigest()
+    names = ("image_size", "patch_size", "num_heads", "mean", "std")
+    facts = ";".join(f"{name}={getattr(encoder, name)}" for name in names)
+    return f"{weights_digest(get_weights(encoder))};{facts}"
 
 
 def labels_text(count):
@@ -223,6 +234,6 @@ def labels_text(count):
 
 def value_text(value):
     """Return a value of a setting as a page and its charts have it: a number where it is one."""
-    if isinstance(value, list):
-        return value[0] if len(value) == 1 else ":".join(map(str, value))
+    if isinstance(value, tuple | list):
+        return value[0] if len(value) == 1 else ",".join(map(str, value))
     return "default" if value is None else value

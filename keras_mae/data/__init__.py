@@ -2,6 +2,7 @@
 
 from keras_mae.data.augment import evaluation_transform
 from keras_mae.data.decode import load_image
+from keras_mae.data.finetune import balanced_subset, features_dataset, finetune_dataset
 from keras_mae.data.pipeline import eval_dataset, pretrain_dataset
 from keras_mae.data.skips import SkipLog, TooManyBadImages
 from keras_mae.data.sources import ArraySource, EncodedSource, Source, load_source
@@ -12,8 +13,11 @@ __all__ = [
     "SkipLog",
     "Source",
     "TooManyBadImages",
+    "balanced_subset",
     "eval_dataset",
     "evaluation_transform",
+    "features_dataset",
+    "finetune_dataset",
     "load_image",
     "load_source",
     "pretrain_dataset",

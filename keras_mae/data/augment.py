@@ -110,7 +110,7 @@ def check_image_size(image_size):
             raise ValueError
     except (TypeError, ValueError):
         raise ValueError(
-            f"image_size: expected a positive int or (height, width), got {image_size!r}."
+            f"`image_size` must be a positive int or (height, width). Received: {image_size!r}"
         ) from None
     return height, width
 
@@ -163,4 +163,4 @@ def evaluation_pixels(image, image_size, resize, whole):
 
 def check_resize(resize):
     if resize not in RESIZES:
-        raise ValueError(f"resize: expected one of {', '.join(RESIZES)}; got {resize!r}.")
+        raise ValueError(f"`resize` must be one of {', '.join(RESIZES)}. Received: {resize!r}")

@@ -9,10 +9,14 @@ file goes to Pillow, where an error is an exception that can be caught.
 
 import functools
 import io
+import logging
 import re
+import warnings
 
 import numpy as np
 from PIL import Image, ImageOps
+
+from keras_mae.files import printable
 
 # In JPEG's coded pixels, 0xFF is followed by 0 or by a restart marker; by anything else it ends
 # them. To be found at the very end of the file only.
@@ -20,6 +24,7 @@ _MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7]")
 # Sampling factors (luma, chroma, chroma) in use: 4:4:4, 4:2:2, 4:4:0, 4:2:0, 4:1:1.
 _SAMPLINGS = {b"\x11\x11\x11", b"\x21\x11\x11", b"\x12\x11\x11", b"\x22\x11\x11", b"\x41\x11\x11"}
 _ORIENTATION = 0x0112
+_QUIET = ("ignore", None, Warning, re.compile(r"PIL\."), 0)
 
 
 def plain_jpeg_size(data, channels=3):
@@ -142,6 +147,7 @@ def _is_turned(body):
     if not body.startswith(b"Exif\0\0"):
         return b"Orientation" in body
     exif = Image.Exif()
+    _silence_pillow()
     try:
         exif.load(body)
         return exif.get(_ORIENTATION, 1) != 1
@@ -167,12 +173,44 @@ def read_with_pillow(file, channels=3):
         if not file:
             raise ValueError("the file is empty")
         file = io.BytesIO(file)
+    _silence_pillow()
     with Image.open(file) as opened:
         image = ImageOps.exif_transpose(opened)
+        # Of no use without alpha, and of some palettes Pillow cannot convert it.
+        image.info.pop("transparency", None)
         if image.mode.startswith("I;16"):
             image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
         pixels = np.asarray(image.convert("L" if channels == 1 else "RGB"))
     return pixels.reshape(*pixels.shape[:2], channels)
+
+
+def header_size(file):
+    """Return `(height, width)` of an image file as it is seen upright, from its beginning alone.
+
+    Args:
+        file: path or bytes.
+    Raises:
+        Exception: whatever Pillow raises.
+    """
+    _silence_pillow()
+    with Image.open(io.BytesIO(file) if isinstance(file, bytes) else file) as image:
+        width, height = image.size
+        # A PNG's EXIF may come after its pixels: to ask for it would decode them.
+        exif = {} if image.format == "PNG" else image.getexif()
+        return (width, height) if exif.get(_ORIENTATION, 1) >= 5 else (height, width)
+
+
+def _silence_pillow():
+    """Keep to ourselves what Pillow says of odd files: they are read, or named with a reason.
+
+    `warnings.catch_warnings` is not for threads, so the filter stays, for Pillow's modules alone.
+    It is put in again where somebody has put another before it.
+    """
+    if warnings.filters[:1] != [_QUIET]:
+        warnings.filterwarnings("ignore", module=r"PIL\.")
+    logger = logging.getLogger("PIL")
+    if logger.level == logging.NOTSET:
+        logger.setLevel(logging.CRITICAL)
 
 
 def load_image(path, channels=3):
@@ -187,12 +225,13 @@ def load_image(path, channels=3):
         ValueError: if `path` is not a readable image, or `channels` is neither 1 nor 3.
     """
     if channels not in (1, 3):
-        raise ValueError(f"channels: expected 1 or 3, got {channels!r}.")
+        raise ValueError(f"`channels` must be 1 or 3. Received: {channels!r}")
     try:
         return read_with_pillow(path, channels)
     except Exception as error:
         raise ValueError(
-            f"path: expected a readable image file, got {str(path)!r} ({reason_of(error)})."
+            f"`path` must be an image file that can be read. Received: {printable(path)!r} "
+            f"({reason_of(error)})"
         ) from error
 
 

@@ -1,16 +1,15 @@
 """Labelled batches for fine-tuning: augmented, mixed, and a function of (seed, step) alone.
 
-As in `keras_mae.data.pipeline`, nothing here has a state. The numbers of one image are keyed by
+Nothing here has a state (see `keras_mae.data.stream`). The random numbers of one image are keyed by
 (seed, epoch, example), those of a batch by (seed, step).
 """
 
 import numpy as np
 import tensorflow as tf
 
-from keras_mae.data import augment, pipeline
+from keras_mae.data import augment, stream
 from keras_mae.data.mixing import mix, random_erasing
 from keras_mae.data.randaugment import RandAugment
-from keras_mae.data.reader import make_reader
 
 CROP_AREA = (0.08, 1.0)
 # What a key is folded with, so that no two draws share their numbers.
@@ -33,6 +32,8 @@ def finetune_dataset(
     erasing=0.0,
     mixup=0.0,
     cutmix=0.0,
+    shard_index=0,
+    num_shards=1,
     on_skip=None,
     num_parallel_calls=tf.data.AUTOTUNE,
     prefetch=tf.data.AUTOTUNE,
@@ -59,89 +60,117 @@ def finetune_dataset(
         erasing: float in [0, 1]. Chance that a box of an image is replaced by noise, after
             normalising.
         mixup, cutmix: floats of 0 or more, see `keras_mae.data.mixing.mix`; 0: off.
+        shard_index, num_shards: this worker's number and how many there are. The workers' batches
+            of a step, put one after the other, are the global batch. Where images are mixed, a
+            worker also reads those that its own are mixed with.
         on_skip: a `SkipLog`, or None for a new one, in memory.
         num_parallel_calls, prefetch: as in `tf.data`; they do not change what comes out.
     Returns:
-        Dataset of float32 `(batch_size, H, W, C)`, `(pixel / 255 - mean) / std`, and float32
-        `(batch_size, num_classes)`, each row of sum 1.
+        Dataset of float32 `(batch_size // num_shards, H, W, C)`, `(pixel / 255 - mean) / std`, and
+        float32 `(batch_size // num_shards, num_classes)`, each row of sum 1.
     Raises:
         ValueError: if an argument does not fit; each message names it.
     """
     image_size = augment.check_image_size(image_size)
     augment.check_resize(resize)
-    augmentation = check_augmentation(source.augmentation if augmentation is None else augmentation)
-    for name, value, least in (
-        ("batch_size", batch_size, 1),
-        ("num_classes", num_classes, 1),
-        ("seed", seed, 0),
-        ("start_step", start_step, 0),
-    ):
-        if not isinstance(value, (int, np.integer)) or value < least:
-            raise ValueError(f"{name}: expected an int of {least} or more, got {value!r}.")
-    pipeline._check_labels(source, with_labels=True)
-    reader = make_reader(source, on_skip)
-    normalise = pipeline._normaliser(mean, std, source.channels, image_size)
-    num_examples = source.num_examples
+    augmentation = stream.check_augmentation(augmentation, source)
+    stream.check_at_least(seed=(seed, 0), start_step=(start_step, 0), num_classes=(num_classes, 1))
+    stream.check_shards(batch_size, shard_index, num_shards)
+    if source.num_classes is None:
+        raise ValueError(f"`source` must have labels. Received: {source.name!r}, without any")
+    normalize = stream.normalizer(mean, std, source.channels, image_size)
     operations = None
     if randaugment[0]:
         # Black is the background where images are padded with it, else there is none.
-        colour = 0.0 if augmentation == "shift" else 255 * np.asarray(mean, "float32")
-        fill = np.broadcast_to(colour, (source.channels,))
+        color = 0.0 if augmentation == "shift" else 255 * np.asarray(mean, "float32")
+        fill = np.broadcast_to(color, (source.channels,))
         operations = RandAugment(*randaugment, source.channels, fill)
 
-    def load(number):
-        """Number in the stream -> one image `(H, W, C)` and its label."""
-        epoch, position = number // num_examples, number % num_examples
-        example = pipeline._permute(position, [seed, epoch], num_examples)
-        key = tf.stack([tf.constant(seed, tf.int64), epoch * num_examples + example])
-        uniforms = tf.random.stateless_uniform((augment.UNIFORMS_PER_IMAGE,), key, alg="philox")
-        handle = reader.read(example, [seed, epoch])
-        image = _augment(handle, uniforms, augmentation, image_size, resize, source)
+    def view(handle, key):
+        """One augmented image `(H, W, C)`."""
+        image = stream.random_view(
+            handle,
+            tf.random.stateless_uniform((augment.UNIFORMS_PER_IMAGE,), key, alg="philox"),
+            augmentation=augmentation,
+            image_size=image_size,
+            resize=resize,
+            area=CROP_AREA,
+            source=source,
+        )
         if operations is not None:
             image = operations(image, _fold(key, _OPERATIONS))
-        image = normalise(image)
-        if erasing:
-            image = _erase(image, key, erasing)
-        return image, handle.label
+        image = normalize(image)
+        return _erase(image, key, erasing) if erasing else image
+
+    places = own = stream.own_places(batch_size, shard_index, num_shards)
+    mirrored = batch_size - 1 - own[::-1]
+    if (mixup or cutmix) and mirrored[0] != own[0]:
+        # An image is mixed with that at the same place from the other end of the global batch, so
+        # this worker reads both. Put one after the other, they are each other's other end.
+        places = np.concatenate([own, mirrored])
 
     def finish(step, batch):
         images, labels = batch
         key = _fold(tf.stack([tf.constant(seed, tf.int64), step]), _MIXING)
-        return mix(images, tf.one_hot(labels, num_classes), key, mixup, cutmix)
+        images, labels = mix(images, tf.one_hot(labels, num_classes), key, mixup, cutmix)
+        return images[: len(own)], labels[: len(own)]
 
-    dataset = tf.data.Dataset.range(start_step * batch_size, np.iinfo(np.int64).max)
-    dataset = dataset.map(load, num_parallel_calls=num_parallel_calls)
-    dataset = dataset.batch(batch_size, drop_remainder=True)
+    dataset = stream.training_batches(
+        source,
+        view,
+        batch_size=batch_size,
+        places=places,
+        seed=seed,
+        start_step=start_step,
+        on_skip=on_skip,
+        num_parallel_calls=num_parallel_calls,
+    )
     dataset = dataset.enumerate(start=start_step).map(finish, num_parallel_calls=2)
-    dataset = dataset.apply(tf.data.experimental.assert_cardinality(tf.data.INFINITE_CARDINALITY))
-    return dataset.with_options(pipeline._options()).prefetch(prefetch)
+    return dataset.with_options(stream.options()).prefetch(prefetch)
 
 
-def features_dataset(features, labels, *, num_classes, batch_size, seed=0, start_step=0):
+def features_dataset(
+    features,
+    labels,
+    *,
+    num_classes,
+    batch_size,
+    seed=0,
+    start_step=0,
+    shard_index=0,
+    num_shards=1,
+):
     """The same stream for features that were computed once: each epoch a new permutation.
 
     Args:
         features: float32 `(n, D)`.
         labels: int `(n,)` in [0, num_classes).
-        num_classes, batch_size, seed, start_step: as in `finetune_dataset`.
+        num_classes, batch_size, seed, start_step, shard_index, num_shards: as in
+            `finetune_dataset`.
     Returns:
-        Dataset of float32 `(batch_size, D)` and float32 `(batch_size, num_classes)`.
+        Dataset of float32 `(batch_size // num_shards, D)` and float32
+        `(batch_size // num_shards, num_classes)`.
+    Raises:
+        ValueError: if an argument does not fit; each message names it.
     """
+    stream.check_at_least(seed=(seed, 0), start_step=(start_step, 0), num_classes=(num_classes, 1))
+    stream.check_shards(batch_size, shard_index, num_shards)
     count = len(features)
+    places = stream.own_places(batch_size, shard_index, num_shards)
     with tf.device("CPU:0"):
         features, labels = tf.constant(features), tf.constant(labels)
 
-    def load(numbers):
-        """Numbers in the stream -> their batch. One by one they would take longer than a step."""
-        keys = tf.stack([tf.fill((batch_size,), np.int64(seed)), numbers // count], axis=1)
-        examples = pipeline._permute_each(numbers % count, keys, count)
+    def load(step):
+        """A step -> its batch. Example by example it would take longer than a training step."""
+        slots = step * batch_size + places
+        keys = tf.stack([tf.fill((len(places),), np.int64(seed)), slots // count], axis=1)
+        examples = stream.permute_each(slots % count, keys, count)
         batch = tf.gather(labels, examples)
         return tf.gather(features, examples), tf.one_hot(batch, num_classes)
 
-    dataset = tf.data.Dataset.range(start_step * batch_size, np.iinfo(np.int64).max)
-    dataset = dataset.batch(batch_size, drop_remainder=True).map(load, num_parallel_calls=2)
-    dataset = dataset.apply(tf.data.experimental.assert_cardinality(tf.data.INFINITE_CARDINALITY))
-    return dataset.with_options(pipeline._options()).prefetch(tf.data.AUTOTUNE)
+    dataset = tf.data.Dataset.range(start_step, np.iinfo(np.int64).max // batch_size)
+    dataset = stream.endless(dataset.map(load, num_parallel_calls=2))
+    return dataset.with_options(stream.options()).prefetch(tf.data.AUTOTUNE)
 
 
 def balanced_subset(source, count, seed=0):
@@ -161,14 +190,14 @@ def balanced_subset(source, count, seed=0):
     labels = source.labels()
     if labels is None:
         raise ValueError(
-            f"train_examples: expected None for {source.name!r}, whose labels are not known "
-            f"without reading it; got {count!r}."
+            f"`train_examples` must be None for {source.name!r}, whose labels are not known "
+            f"without reading it. Received: {count!r}"
         )
     classes = np.unique(labels)
     if not len(classes) <= count <= len(labels):
         raise ValueError(
-            f"train_examples: expected an int from {len(classes)}, the number of classes, to "
-            f"{len(labels)}, that of examples; got {count!r}."
+            f"`train_examples` must be an int from {len(classes)}, the number of classes, to "
+            f"{len(labels)}, that of examples. Received: {count!r}"
         )
     rng = np.random.default_rng(seed)
     share, more = divmod(count, len(classes))
@@ -179,38 +208,12 @@ def balanced_subset(source, count, seed=0):
         wanted = share + (label in favoured)
         if len(members) < wanted:
             raise ValueError(
-                f"train_examples: {wanted} examples of class {label} are wanted and "
-                f"{len(members)} are there; got {count!r}."
+                f"`train_examples` must be so few that each class has its share: of class {label}, "
+                f"{wanted} are wanted and {len(members)} are there. Received: {count!r}"
             )
         chosen.append(members[:wanted])
-    return source.subset(np.sort(np.concatenate(chosen)))
-
-
-def check_augmentation(augmentation):
-    if augmentation not in pipeline.AUGMENTATIONS:
-        raise ValueError(
-            f"augmentation: expected one of {', '.join(pipeline.AUGMENTATIONS)}; "
-            f"got {augmentation!r}."
-        )
-    return augmentation
-
-
-def _augment(handle, uniforms, augmentation, image_size, resize, source):
-    """float32 `(H, W, C)`, 0-255, of one image."""
-    if augmentation == "none":
-        return pipeline._evaluate(handle, image_size, resize, source)
-    if augmentation == "shift":
-        image = augment.random_shift(handle.whole(), uniforms[:2])
-        if source.image_size == image_size:
-            return tf.ensure_shape(tf.cast(image, tf.float32), (*image_size, source.channels))
-    else:
-        tries = tf.reshape(uniforms[1:], (augment.CROP_TRIES, 4))
-        box = augment.random_crop_box(
-            handle.height, handle.width, tries, area=CROP_AREA, target=image_size[1] / image_size[0]
-        )
-        image = augment.random_flip(handle.crop(box), uniforms[0])
-    image = augment.resize_image(image, image_size, resize)
-    return tf.ensure_shape(image, (*image_size, source.channels))
+    # On their own: broken images among the few are not made good by the many left out.
+    return source.subset(np.sort(np.concatenate(chosen))).apart()
 
 
 def _erase(image, key, chance):

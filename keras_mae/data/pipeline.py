@@ -1,20 +1,14 @@
-"""The way of an image from its source to a normalised batch, as a `tf.data.Dataset`.
+"""Batches for pre-training and for measuring: from a source to normalised images.
 
-Nothing here has a state. The stream of images is numbered; number -> (epoch, position in the
-epoch) -> example, by a keyed permutation -> random numbers, keyed by (seed, epoch, example). So a
-run can start at any step, and any worker can compute its part, without what came before.
+Nothing here has a state: which image comes where is told in `keras_mae.data.stream`.
 """
-
-import os
 
 import numpy as np
 import tensorflow as tf
 
-from keras_mae.data import augment
-from keras_mae.data.reader import cut, make_reader
+from keras_mae.data import augment, stream
+from keras_mae.data.reader import make_reader
 from keras_mae.data.sources import ArraySource
-
-AUGMENTATIONS = ("crop", "shift", "none")
 
 
 def pretrain_dataset(
@@ -71,59 +65,52 @@ def pretrain_dataset(
     """
     image_size = augment.check_image_size(image_size)
     augment.check_resize(resize)
-    augmentation = source.augmentation if augmentation is None else augmentation
-    if augmentation not in AUGMENTATIONS:
-        raise ValueError(
-            f"augmentation: expected one of {', '.join(AUGMENTATIONS)}; got {augmentation!r}."
-        )
-    for name, value, least in (
-        ("batch_size", batch_size, 1),
-        ("seed", seed, 0),
-        ("start_step", start_step, 0),
-        ("crops_per_image", crops_per_image, 1),
-        ("num_shards", num_shards, 1),
-        ("shard_index", shard_index, 0),
-    ):
-        if not isinstance(value, (int, np.integer)) or value < least:
-            raise ValueError(f"{name}: expected an int of {least} or more, got {value!r}.")
-    if shard_index >= num_shards:
-        raise ValueError(f"shard_index: expected less than {num_shards=}, got {shard_index}.")
-    if batch_size % (crops_per_image * num_shards):
-        raise ValueError(
-            f"batch_size: expected a multiple of crops_per_image * num_shards = "
-            f"{crops_per_image * num_shards}, got {batch_size}."
-        )
-    reader = make_reader(source, on_skip)
-    _check_labels(source, with_labels)
-    normalise = _normaliser(mean, std, source.channels, image_size)
-    per_step = batch_size // crops_per_image  # source images in a global batch
-    per_shard = per_step // num_shards
-    num_examples = source.num_examples
+    augmentation = stream.check_augmentation(augmentation, source)
+    stream.check_at_least(seed=(seed, 0), start_step=(start_step, 0))
+    stream.check_shards(batch_size, shard_index, num_shards, crops_per_image)
+    stream.check_labels(source, with_labels)
+    normalize = stream.normalizer(mean, std, source.channels, image_size)
+    per_step = batch_size // crops_per_image  # examples in a global batch
+    places = stream.own_places(per_step, shard_index, num_shards)
 
-    def load(number):
-        """Number in this worker's stream -> the crops of one image, `(crops, H, W, C)`."""
-        step, place = number // per_shard, number % per_shard
-        slot = step * per_step + shard_index * per_shard + place  # number in the global stream
-        epoch, position = slot // num_examples, slot % num_examples
-        example = _permute(position, [seed, epoch], num_examples)
+    def crops(handle, key):
+        """The crops of one image, `(crops_per_image, H, W, C)`."""
         uniforms = tf.random.stateless_uniform(
             (crops_per_image, augment.UNIFORMS_PER_IMAGE),
-            [seed, epoch * num_examples + example],
+            key,
             alg="philox",  # the default algorithm depends on the device
         )
-        handle = reader.read(example, [seed, epoch])
-        crops = _augment(handle, uniforms, augmentation, image_size, resize, source)
-        return normalise(crops), handle.label
+        if crops_per_image > 1:  # for a single one the decoder need not decode the rest
+            handle = handle.in_memory()
+        views = [
+            stream.random_view(
+                handle,
+                numbers,
+                augmentation=augmentation,
+                image_size=image_size,
+                resize=resize,
+                area=augment.CROP_AREA,
+                source=source,
+            )
+            for numbers in tf.unstack(uniforms)
+        ]
+        return normalize(tf.stack(views))
 
     def finish(crops, labels):
-        images = tf.reshape(crops, (per_shard * crops_per_image, *crops.shape[2:]))
+        images = tf.reshape(crops, (len(places) * crops_per_image, *crops.shape[2:]))
         return (images, tf.repeat(labels, crops_per_image)) if with_labels else images
 
-    dataset = tf.data.Dataset.range(start_step * per_shard, np.iinfo(np.int64).max)
-    dataset = dataset.map(load, num_parallel_calls=num_parallel_calls)
-    dataset = dataset.batch(per_shard, drop_remainder=True).map(finish)
-    dataset = dataset.apply(tf.data.experimental.assert_cardinality(tf.data.INFINITE_CARDINALITY))
-    return dataset.with_options(_options()).prefetch(prefetch)
+    dataset = stream.training_batches(
+        source,
+        crops,
+        batch_size=per_step,
+        places=places,
+        seed=seed,
+        start_step=start_step,
+        on_skip=on_skip,
+        num_parallel_calls=num_parallel_calls,
+    )
+    return dataset.map(finish).with_options(stream.options()).prefetch(prefetch)
 
 
 def eval_dataset(
@@ -170,28 +157,25 @@ def eval_dataset(
     """
     image_size = augment.check_image_size(image_size)
     augment.check_resize(resize)
-    if not isinstance(batch_size, (int, np.integer)) or batch_size < 1:
-        raise ValueError(f"batch_size: expected an int of 1 or more, got {batch_size!r}.")
-    if not 0 <= shard_index < num_shards:
-        raise ValueError(f"shard_index: expected less than {num_shards=}, got {shard_index}.")
+    stream.check_shards(batch_size, shard_index, num_shards)
     if num_shards > 1 and not with_weights:
-        raise ValueError(f"num_shards: expected 1 without weights, got {num_shards}.")
-    if batch_size % num_shards:
-        raise ValueError(f"batch_size: expected a multiple of {num_shards=}, got {batch_size}.")
+        raise ValueError(f"`num_shards` must be 1 without weights. Received: {num_shards}")
+    stream.check_labels(source, with_labels and not with_weights)
     reader = make_reader(source, on_skip)
-    _check_labels(source, with_labels and not with_weights)
-    normalise = _normaliser(mean, std, source.channels, image_size)
+    reader.check_readable()
+    normalize = stream.normalizer(mean, std, source.channels, image_size)
     num_examples = source.num_examples
+    places = stream.own_places(batch_size, shard_index, num_shards)
 
     def load(example):
         handle = reader.read(example, None)
-        image = normalise(_evaluate(handle, image_size, resize, source))
+        image = normalize(stream.fixed_view(handle, image_size, resize, source))
         return image, handle.label, handle.ok
 
     def load_or_fill(number):
         """Number in this worker's stream -> (image, label, weight)."""
-        batch, place = number // per_shard, number % per_shard
-        example = batch * batch_size + shard_index * per_shard + place
+        batch, place = number // len(places), number % len(places)
+        example = batch * batch_size + places[0] + place
         image, label, weight = tf.cond(
             example < num_examples,
             lambda: _weighted(*load(example)),
@@ -203,109 +187,18 @@ def eval_dataset(
         return (images, labels) if with_labels else images
 
     if with_weights:
-        per_shard = batch_size // num_shards
-        dataset = tf.data.Dataset.range(-(-num_examples // batch_size) * per_shard)
+        dataset = tf.data.Dataset.range(-(-num_examples // batch_size) * len(places))
         dataset = dataset.map(load_or_fill, num_parallel_calls=num_parallel_calls)
-        dataset = dataset.batch(per_shard, drop_remainder=True)
+        dataset = dataset.batch(len(places), drop_remainder=True)
     else:
         dataset = tf.data.Dataset.range(num_examples)
         dataset = dataset.map(load, num_parallel_calls=num_parallel_calls)
         if not isinstance(source, ArraySource):
             dataset = dataset.filter(lambda _, __, ok: ok)
         dataset = dataset.batch(batch_size).map(finish)
-    return dataset.with_options(_options()).prefetch(prefetch)
+    return dataset.with_options(stream.options()).prefetch(prefetch)
 
 
 def _weighted(image, label, ok):
     """A broken image is black, with weight 0."""
     return tf.where(ok, image, 0.0), label, tf.cast(ok, tf.float32)
-
-
-def _augment(handle, uniforms, augmentation, image_size, resize, source):
-    """float32 `(crops, H, W, C)`, 0-255, of one image."""
-    count = uniforms.shape[0]
-    if augmentation == "none":
-        return tf.stack([_evaluate(handle, image_size, resize, source)] * count)
-    # For a single crop the decoder need not decode the rest.
-    image = None if augmentation == "crop" and count == 1 else handle.whole()
-    target = image_size[1] / image_size[0]
-    crops = []
-    for numbers in tf.unstack(uniforms):
-        if augmentation == "shift":
-            crop = augment.random_shift(image, numbers[:2])
-        else:
-            tries = tf.reshape(numbers[1:], (augment.CROP_TRIES, 4))
-            box = augment.random_crop_box(handle.height, handle.width, tries, target=target)
-            crop = handle.crop(box) if image is None else cut(image, box)
-            crop = augment.random_flip(crop, numbers[0])
-        crop = augment.resize_image(crop, image_size, resize)
-        crops.append(tf.ensure_shape(crop, (*image_size, source.channels)))
-    return tf.stack(crops)
-
-
-def _evaluate(handle, image_size, resize, source):
-    """float32 `(H, W, C)`, 0-255, without randomness."""
-    whole = source.image_size is not None
-    return augment.evaluation_pixels(handle.whole(), image_size, resize, whole)
-
-
-def _permute(position, key, count):
-    """The example at a position of the epoch that `key` = [seed, epoch] names: a permutation."""
-    if count == 1:
-        return tf.zeros_like(position)
-    return tf.random.experimental.index_shuffle(position, key, max_index=count - 1)
-
-
-def _permute_each(positions, keys, count):
-    """`_permute` of `(n,)` positions with a key each, `(n, 2)`."""
-    if count == 1:
-        return tf.zeros_like(positions)
-    # `index_shuffle` is said to take such keys too, but puts its own constant before the first key
-    # instead of before each (TensorFlow 2.21): this is its operation.
-    keys = tf.pad(keys, [[0, 0], [1, 0]], constant_values=498247692)
-    return tf.raw_ops.RandomIndexShuffle(
-        index=positions, seed=keys, max_index=np.int64(count - 1), rounds=4
-    )
-
-
-def _normaliser(mean, std, channels, image_size):
-    """Function from pixels 0-255, `(..., H, W, C)`, to (pixel / 255 - mean) / std."""
-    for name, value in (("mean", mean), ("std", std)):
-        if len(np.atleast_1d(value)) != channels:
-            raise ValueError(
-                f"{name}: expected {channels} floats, one a channel of the source, got {value!r}."
-            )
-    mean, std = np.atleast_1d(mean).astype(np.float64), np.atleast_1d(std).astype(np.float64)
-    if not (std > 0).all():
-        raise ValueError(f"std: expected floats above 0, got {tuple(std)!r}.")
-    # A whole row of pixels at a time: broadcasting three numbers over the last axis is not
-    # vectorised, and costs four times as much.
-    scale = np.tile(1 / (255 * std), image_size[1]).astype(np.float32)
-    offset = np.tile(-mean / std, image_size[1]).astype(np.float32)
-
-    def normalise(pixels):
-        rows = tf.reshape(pixels, (*pixels.shape[:-2], -1))
-        return tf.reshape(rows * scale + offset, pixels.shape)
-
-    return normalise
-
-
-def _check_labels(source, with_labels):
-    if with_labels and source.num_classes is None:
-        raise ValueError(
-            f"with_labels: expected False for the source {source.name!r}, which has no labels."
-        )
-
-
-def _options():
-    options = tf.data.Options()
-    # The same order whatever the number of threads.
-    options.deterministic = True
-    # Workers are given their shard above: TensorFlow must not cut it again.
-    options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.OFF
-    # All CPUs from the first image on, as `AUTOTUNE` now means. TensorFlow's tuner would have to
-    # find that out, and its thread may miss that a dataset is over: then all waits, for as long as
-    # the dataset has lived, up to a minute.
-    options.autotune.enabled = False
-    options.autotune.initial_parallelism = os.cpu_count()
-    return options

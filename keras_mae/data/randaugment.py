@@ -16,7 +16,7 @@ _LAYERS = {
     "equalize": keras.layers.Equalization,
     "solarize": keras.layers.Solarization,
     "posterize": lambda **kwargs: keras.layers.RandomPosterization(factor=8, **kwargs),
-    "colour": lambda **kwargs: keras.layers.RandomColorDegeneration(factor=1.0, **kwargs),
+    "color": lambda **kwargs: keras.layers.RandomColorDegeneration(factor=1.0, **kwargs),
     "contrast": lambda **kwargs: keras.layers.RandomContrast(factor=1.0, **kwargs),
     "sharpness": lambda **kwargs: keras.layers.RandomSharpness(factor=1.0, **kwargs),
 }
@@ -69,7 +69,7 @@ class RandAugment:
             self._translate_y,
         ]
         if channels == 3:
-            self.operations.append(self._colour)
+            self.operations.append(self._color)
 
     def __call__(self, image, key):
         shape = image.shape
@@ -135,8 +135,8 @@ class RandAugment:
     def _solarize_add(self, image, level, sign):
         return tf.where(image < 128, tf.minimum(image + 110.0 * level, 255.0), image)
 
-    def _colour(self, image, level, sign):
-        return self._layer("colour", image, factor=-0.9 * level * sign)
+    def _color(self, image, level, sign):
+        return self._layer("color", image, factor=-0.9 * level * sign)
 
     def _contrast(self, image, level, sign):
         return self._layer("contrast", image, contrast_factor=1 + 0.9 * level * sign)

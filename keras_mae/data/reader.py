@@ -36,6 +36,9 @@ class ArrayReader:
             self.labels = None if labels is None else tf.constant(labels)
         self.read_record = source.image_reader()
 
+    def check_readable(self):
+        """Nothing in memory is broken."""
+
     def read(self, example, key):
         """Handle of the example (int64 scalar tensor); `key` is not needed here."""
         label = tf.constant(-1, tf.int64) if self.labels is None else self.labels[example]
@@ -50,6 +53,9 @@ class ArrayHandle:
         self.label = label
         self.height, self.width = tf.shape(image)[0], tf.shape(image)[1]
 
+    def in_memory(self):
+        return self
+
     def whole(self):
         return self.image
 
@@ -63,7 +69,28 @@ class EncodedReader:
     def __init__(self, source, skip_log):
         self.source = source
         self.skip_log = skip_log
-        self.known_bad = set()
+        # A part of a split is judged with the others, so the set is theirs together.
+        self.known_bad = self.skip_log.known_bad(source.whole)
+
+    def check_readable(self):
+        """Stop, before a run begins, if the source has images and none of them can be read.
+
+        The first that can be read ends the search; a large source is searched to `MAX_ATTEMPTS`.
+        """
+        errors = []
+        for example in range(min(self.source.num_examples, MAX_ATTEMPTS)):
+            _, _, error = self._try(example)
+            if error is None:
+                return
+            errors.append((self._path(example), reason_of(error)))
+        for path, reason in errors:
+            self.skip_log.name(path, reason)
+        if errors:
+            self.skip_log.stop(
+                f"None of the {'first ' * (len(errors) < self.source.num_examples)}{len(errors)} "
+                f"images of {self.source.name!r} can be read, in a part of "
+                f"{self.source.num_examples}. Broken:"
+            )
 
     def read(self, example, key):
         """Handle of an example.
@@ -109,14 +136,17 @@ class EncodedReader:
         )
 
     def _report(self, error, example, asked_for=True):
-        self.known_bad.add(example)
+        self.known_bad.add(int(self.source.indices[example]))
         self.skip_log.bad(
-            self.source.path(int(self.source.indices[example])),
+            self._path(example),
             reason_of(error),
             num_known=len(self.known_bad),
-            num_examples=self.source.num_examples,
+            num_examples=self.source.whole.num_examples,
             asked_for=asked_for,
         )
+
+    def _path(self, example):
+        return self.source.path(int(self.source.indices[example]))
 
     def _try(self, example):
         """(payload, facts, None), or (None, None, the error).
@@ -149,6 +179,10 @@ class EncodedHandle:
         self.height, self.width = tf.cast(facts[1], tf.int32), tf.cast(facts[2], tf.int32)
         self.is_jpeg = facts[3] == 1
         self.ok = facts[4] == 1
+
+    def in_memory(self):
+        """Handle of the same image, decoded once for all crops."""
+        return ArrayHandle(self.whole(), self.label)
 
     def whole(self):
         return tf.cond(

@@ -5,6 +5,8 @@ import math
 import threading
 from pathlib import Path
 
+from keras_mae.files import printable
+
 
 class TooManyBadImages(RuntimeError):
     """More images are broken than the run accepts; the message lists them."""
@@ -18,7 +20,8 @@ class SkipLog:
     Args:
         path: `skipped.jsonl` to append to, one line `{"path": ..., "reason": ...}` an image, or
             None to keep the names in memory only. An existing file (a resumed run) is read first,
-            so what it names is not named again.
+            so what it names is not named again. Bytes of a name that are not UTF-8 are written as
+            Python's `os.fsdecode` gives them, "\\udce9" for E9: `os.fsencode` gives them back.
         max_bad_fraction: float in [0, 1]. Largest accepted share of broken images. The run stops
             when more than this share of all its images has been found broken, or long before, when
             the share among the images asked for so far is clearly over it (by three standard
@@ -37,7 +40,7 @@ class SkipLog:
     def __init__(self, path=None, *, max_bad_fraction=0.1, min_seen=1000):
         if not 0 <= max_bad_fraction <= 1:
             raise ValueError(
-                f"max_bad_fraction: expected a float in [0, 1], got {max_bad_fraction!r}."
+                f"`max_bad_fraction` must be a float in [0, 1]. Received: {max_bad_fraction!r}"
             )
         self.path = None if path is None else Path(path)
         self.max_bad_fraction = max_bad_fraction
@@ -45,9 +48,18 @@ class SkipLog:
         self.num_seen = self.num_bad = 0
         self.reasons = {}
         self.error = None
+        self._known_bad = {}
         self._lock = threading.Lock()
         if self.path is not None and self.path.exists():
             self._read()
+
+    def known_bad(self, source):
+        """Return the set of records of a source found broken so far, for readers to add to.
+
+        Args:
+            source: a `Source`, the whole where a run reads the parts of its split.
+        """
+        return self._known_bad.setdefault(source, set())
 
     def seen(self):
         """Count one image that was read."""
@@ -59,7 +71,8 @@ class SkipLog:
 
         Args:
             path, reason: strings.
-            num_known: int, how many images of this one's data set are now known to be broken.
+            num_known: int, how many images of this one's data set, the parts of a split together,
+                are now known to be broken.
             num_examples: int, how many images that data set has.
             asked_for: bool. False for one met in looking for a replacement: named, not counted.
         Raises:
@@ -76,10 +89,15 @@ class SkipLog:
             if seen >= self.min_seen and self.num_bad > likely:
                 self._stop_at_share(f"{self.num_bad} of the first {seen}")
 
+    def name(self, path, reason):
+        """Name a broken image, if it was not named before, without counting it."""
+        with self._lock:
+            self._name(path, reason)
+
     def stop(self, message):
         """Raise `TooManyBadImages` with the list, and keep it as `error`."""
         names = list(self.reasons.items())
-        lines = [f"  {path}: {reason}" for path, reason in names[:50]]
+        lines = [f"  {printable(path)}: {printable(reason)}" for path, reason in names[:50]]
         if len(names) > 50:
             lines.append(
                 f"  ... and {len(names) - 50} more" + (f", see {self.path}" * bool(self.path))

@@ -11,9 +11,14 @@ from pathlib import Path
 
 import numpy as np
 
+from keras_mae.data.sources.base import name_bytes
+from keras_mae.data.sources.folder import Folder
+from keras_mae.files import atomic_path, check_writable, printable
+
 # A record: length (8 bytes), its checksum (4), the data, their checksum (4).
 HEADER, FOOTER = 12, 4
 INDEX_SUFFIX = ".index.json"
+SHARD_BYTES = 128 * 2**20
 
 
 class RecordFiles:
@@ -85,7 +90,9 @@ def scan_offsets(path):
     places = [0]
     with tf.io.gfile.GFile(path, "rb") if "://" in path else open(path, "rb") as file:
         if file.read(3) == b"\x1f\x8b\x08":
-            raise ValueError(f"source: expected TFRecords without compression, got {path!r}.")
+            raise ValueError(
+                f"`dataset` must be TFRecords without compression. Received: {printable(path)!r}"
+            )
         while places[-1] < size:
             file.seek(places[-1])
             header = file.read(8)
@@ -101,6 +108,29 @@ def read_index(path):
         return index if isinstance(index.get("shards"), dict) else None
     except (ValueError, AttributeError):
         return None
+
+
+def make_tfrecords(folder, output, *, num_shards=None, on_error=None):
+    """Pack a folder of images into TFRecord files and an index.
+
+    Args:
+        folder: path of a folder of images, at any depth. Class folders become labels.
+        output: path, the beginning of the files' names, such as "/data/packed/train".
+        num_shards: int, number of files. None: one for each 128 MiB.
+        on_error: as in `write_tfrecords`.
+    Returns:
+        dict, the content of the index, see `write_tfrecords`.
+    Raises:
+        ValueError: if the folder has no images, `output` cannot be written, or `num_shards` does
+            not fit.
+    """
+    if not Path(folder).expanduser().is_dir():
+        raise ValueError(f"`folder` must be a folder that exists. Received: {printable(folder)!r}")
+    check_writable(Path(output).parent, "output")
+    source = Folder(str(folder))
+    if num_shards is None:
+        num_shards = min(source.num_examples, -(-source.num_bytes() // SHARD_BYTES) or 1)
+    return write_tfrecords(source, output, num_shards=num_shards, on_error=on_error)
 
 
 def write_tfrecords(source, prefix, *, num_shards, on_error=None):
@@ -127,16 +157,18 @@ def write_tfrecords(source, prefix, *, num_shards, on_error=None):
 
     if not 1 <= num_shards <= source.num_examples:
         raise ValueError(
-            f"num_shards: expected an int from 1 to the number of images {source.num_examples}, "
-            f"got {num_shards!r}."
+            f"`num_shards` must be an int from 1 to {source.num_examples}, the number of images. "
+            f"Received: {num_shards!r}"
         )
     prefix = Path(prefix)
-    prefix.parent.mkdir(parents=True, exist_ok=True)
     shards = {}
     for shard, records in enumerate(np.array_split(source.indices, num_shards)):
         name = f"{prefix.name}-{shard:05d}-of-{num_shards:05d}.tfrecord"
         offsets, labels = [0], []
-        with _renamed(prefix.parent / name) as temporary, tf.io.TFRecordWriter(temporary) as writer:
+        with (
+            atomic_path(prefix.parent / name) as temporary,
+            tf.io.TFRecordWriter(str(temporary)) as writer,
+        ):
             for record in map(int, records):
                 try:
                     data, label = source.read(record)
@@ -157,8 +189,8 @@ def write_tfrecords(source, prefix, *, num_shards, on_error=None):
         "channels": source.channels,
         "shards": shards,
     }
-    with _renamed(prefix.with_name(prefix.name + INDEX_SUFFIX)) as temporary:
-        Path(temporary).write_text(json.dumps(index), encoding="utf-8")
+    with atomic_path(prefix.with_name(prefix.name + INDEX_SUFFIX)) as temporary:
+        temporary.write_text(json.dumps(index), encoding="utf-8")
     return index
 
 
@@ -169,24 +201,7 @@ def make_example(data, label, key):
     def text(value):
         return tf.train.Feature(bytes_list=tf.train.BytesList(value=[value]))
 
-    feature = {"image": text(data), "key": text(key.encode())}
+    feature = {"image": text(data), "key": text(name_bytes(key))}
     if label is not None:
         feature["label"] = tf.train.Feature(int64_list=tf.train.Int64List(value=[label]))
     return tf.train.Example(features=tf.train.Features(feature=feature))
-
-
-class _renamed:
-    """Gives a temporary name; renames the file to `path` at the end, or removes it on an error."""
-
-    def __init__(self, path):
-        self.path = path
-        self.temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-
-    def __enter__(self):
-        return str(self.temporary)
-
-    def __exit__(self, error, *_):
-        if error is None:
-            os.replace(self.temporary, self.path)
-        else:
-            self.temporary.unlink(missing_ok=True)

@@ -1,36 +1,33 @@
-"""What the 8-bit formats share: representative images, and the checks of their options."""
+"""What the formats with 8 bits share: representative images, and the limit of a file of constants.
 
-import importlib
+Ranges of activations are taken from representative images.
+"""
 
-from keras_mae.export.card import sample_images
+from keras_mae.export.formats.base import Option
 
 # A graph with constants is one protobuf message, which must stay below 2 GiB. What is left is for
 # all that is no weight.
 MAX_CONSTANT_BYTES = 2**31 - 2**26
 
+OPTIONS = (
+    Option(
+        "representative",
+        str,
+        None,
+        "images, as --check_dataset, like those the model will see; ranges of 8 bits are taken "
+        "from them.",
+    ),
+    Option("num_representative", int, 100, "how many of them, spread evenly.", least=1),
+)
 
-def require(what, *modules):
-    """Raise an ImportError naming the extra unless these modules can be imported."""
-    for module in modules:
-        try:
-            importlib.import_module(module)
-        except ImportError as error:
-            raise ImportError(
-                f'{what} exports need {module}: pip install "keras_mae[export]" ({error})'
-            ) from error
 
-
-def check_quantize(quantize, choices, calibrated, representative, num_representative):
+def check_representative(quantize, calibrated, representative):
     """Raise a ValueError unless representative images are given where, and only where, needed.
 
     Args:
-        quantize: str, the format's option.
-        choices: its values.
-        calibrated: its values that need images.
-        representative, num_representative: see `representative_images`.
+        quantize, representative: the format's options.
+        calibrated: tuple of the values of `quantize` that need images.
     """
-    if quantize not in choices:
-        raise ValueError(f"`quantize` must be one of {list(choices)}. Received: {quantize!r}")
     if quantize in calibrated and representative is None:
         raise ValueError(
             f"`representative` must be given for quantize={quantize!r}: images like those the "
@@ -38,16 +35,8 @@ def check_quantize(quantize, choices, calibrated, representative, num_representa
         )
     if quantize not in calibrated and representative is not None:
         raise ValueError(
-            f"`representative` goes with quantize in {list(calibrated)}. "
+            f"`representative` must be left out unless quantize is one of {list(calibrated)}. "
             f"Received: quantize={quantize!r}, representative={representative!r}"
-        )
-    if (
-        isinstance(num_representative, bool)
-        or not isinstance(num_representative, int)
-        or num_representative < 1
-    ):
-        raise ValueError(
-            f"`num_representative` must be an int of 1 or more. Received: {num_representative!r}"
         )
 
 
@@ -55,28 +44,25 @@ def representative_images(source, dataset, count):
     """Return images that ranges of activations are taken from.
 
     Args:
-        source: `keras_mae.export.card.Source`.
+        source: `keras_mae.export.source.Source`.
         dataset: what `keras_mae.data.load_source` knows, or a source.
         count: int. At most so many, spread evenly over the data set.
     Returns:
-        `(images, name)`: uint8 `(n, H, W, C)`, and where they are from.
+        `(images, facts)`: uint8 `(n, H, W, C)`, and a dict for the card.
     Raises:
         ValueError: if the data set is not there, or has other channels than the model.
     """
-    try:
-        return sample_images(source.encoder, dataset, count)
-    except ValueError as error:
-        message = str(error).replace("`check_dataset`", "`representative`")
-        if "`representative`" not in message:
-            message = f"`representative` must be a data set that can be read. {message}"
-        raise ValueError(message) from error
+    from keras_mae.export.verify import sample_images
+
+    images, name = sample_images(source.encoder, dataset, count, argument="representative")
+    return images, {"representative": {"images": name, "num_images": len(images)}}
 
 
 def check_constants_fit(source):
     """Raise a ValueError if the float32 weights are too many for one file of constants.
 
     Args:
-        source: `keras_mae.export.card.Source`.
+        source: `keras_mae.export.source.Source`.
     """
     size = 4 * source.facts["parameters"]
     if size > MAX_CONSTANT_BYTES:

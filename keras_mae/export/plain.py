@@ -1,9 +1,9 @@
 """The forward pass written out in plain TensorFlow operations, for converters to other formats.
 
-Runtimes know a GELU, a layer normalisation or an attention by the pattern of their operations, and
-the patterns that Keras leaves are others: traced from the Keras model, none is fused. Here they
-are written as ONNX Runtime and LiteRT look for them. Numbers stay the model's to rounding, and
-every export is compared with the Keras model after it is written, so the two cannot drift apart.
+Runtimes know a GELU, a layer normalisation or an attention by the pattern of its operations. Keras
+leaves other patterns: traced from the Keras model, none is fused. Here they are written as ONNX
+Runtime and LiteRT look for them. Every export is compared with the Keras model after it is
+written, so the two cannot drift apart.
 """
 
 import math
@@ -26,15 +26,10 @@ def plain_function(model, batch_size=None):
     Returns:
         `tf.function` of `images`, float32 `(batch_size, H, W, C)`, pixels 0-255: they are
         normalised by the patch embedding, whose weights take the mean and deviation in. It gives
-        what `keras_mae.export.card.model_outputs` gives.
+        what `keras_mae.export.source.model_outputs` gives.
     """
-    encoder = getattr(model, "encoder", model)
-    weights = get_weights(model)
-    outputs = _Forward(encoder, weights, batch_size)
-    if model is not encoder:
-        outputs = _with_head(outputs, model, weights)
-    spec = _images_spec(encoder, batch_size)
-    return tf.function(outputs, input_signature=[spec], autograph=False)
+    forward = _Forward(model, batch_size)
+    return tf.function(forward, input_signature=[forward.images], autograph=False)
 
 
 def function_of_weights(model):
@@ -48,64 +43,57 @@ def function_of_weights(model):
         `(function, weights)`: a `tf.function` of `images`, `weight_0`, `weight_1`, ..., for batches
         of any size, and a dict of float32 arrays, such as "weight_0", to call it with.
     """
-    encoder, weights = getattr(model, "encoder", model), get_weights(model)
-    forward = outputs = _Forward(encoder, weights, None)
-    if model is not encoder:
-        outputs = _with_head(forward, model, weights)
-    # One run notes which arrays are used, in which order; the graph then takes them in that order.
-    forward.noted = []
-    outputs(tf.zeros((1, *encoder.image_size, encoder.channels)))
-    arrays = {f"weight_{i}": np.asarray(v, "float32") for i, v in enumerate(forward.noted)}
+    forward, used = _Forward(model, None), []
+
+    def note(array):
+        used.append(np.asarray(array, "float32"))
+        return tf.constant(array)
 
     def function(images, *tensors):
-        forward.given = iter(tensors)
-        return outputs(images)
+        remaining = iter(tensors)
+        forward.tensor = lambda _: next(remaining)
+        return forward(images)
 
-    specs = [tf.TensorSpec(array.shape, tf.float32, name) for name, array in arrays.items()]
-    specs = [_images_spec(encoder, None), *specs]
-    return tf.function(function, input_signature=specs, autograph=False), arrays
-
-
-def _images_spec(encoder, batch_size):
-    shape = (batch_size, *encoder.image_size, encoder.channels)
-    return tf.TensorSpec(shape, tf.float32, "images")
+    # One run notes which arrays are used, in which order; the graph then takes them in that order.
+    forward.tensor = note
+    forward(tf.zeros((1, *forward.images.shape[1:])))
+    weights = {f"weight_{i}": array for i, array in enumerate(used)}
+    specs = [tf.TensorSpec(array.shape, tf.float32, name) for name, array in weights.items()]
+    return tf.function(function, input_signature=[forward.images, *specs], autograph=False), weights
 
 
 class _Forward:
-    """The encoder, images to a dict of outputs; also each of the last blocks' tokens, a list."""
+    """Pixels to a dict of outputs.
 
-    def __init__(self, encoder, weights, batch_size):
-        self.encoder, self.weights = encoder, weights
+    Attributes:
+        images: `tf.TensorSpec` of its argument.
+        tensor: function from an array of weights to the tensor that stands for it.
+    """
+
+    def __init__(self, model, batch_size):
+        self.model, self.encoder = model, getattr(model, "encoder", model)
+        self.weights, self.tensor = get_weights(model), tf.constant
         self.batch = -1 if batch_size is None else batch_size
-        self.noted, self.given = [], None
+        shape = (batch_size, *self.encoder.image_size, self.encoder.channels)
+        self.images = tf.TensorSpec(shape, tf.float32, "images")
 
     def __call__(self, images):
-        return self.outputs(self.blocks_tokens(images, 1)[-1])
+        blocks = [features(tokens) for tokens in self.pooled_blocks(images)]
+        outputs = blocks[-1]
+        return outputs if self.model is self.encoder else {**outputs, **self.head(blocks)}
 
-    @staticmethod
-    def outputs(tokens):
-        pooled = tf.reduce_mean(tokens[:, 1:], axis=1)
-        return {"tokens": tokens, "cls": tokens[:, 0], "pooled": pooled}
-
-    def blocks_tokens(self, images, last_blocks):
+    def pooled_blocks(self, images):
+        """Return the tokens `(B, 1 + N, D)` of each of the last blocks that the model pools."""
+        encoder, found = self.encoder, []
         # The scopes name what a quantizer's report speaks of.
         with tf.name_scope("patch_embedding"):
             tokens = self.embed(images)
-        found = []
-        for i in range(self.encoder.num_layers):
+        for i in range(encoder.num_layers):
             with tf.name_scope(f"block_{i}"):
                 tokens = self.block(tokens, f"encoder.blocks.{i}")
-            if i >= self.encoder.num_layers - last_blocks:
-                normed = self.encoder.final_norm
-                found.append(self.norm(tokens, "encoder.norm") if normed else tokens)
+            if i >= encoder.num_layers - getattr(self.model, "pooled_blocks", 1):
+                found.append(self.norm(tokens, "encoder.norm") if encoder.final_norm else tokens)
         return found
-
-    def tensor(self, value):
-        """Return an array as a constant, or what was given in its place."""
-        if self.given is not None:
-            return next(self.given)
-        self.noted.append(value)
-        return tf.constant(value)
 
     def embed(self, images):
         """Cut `(B, H, W, C)` into patches, project them, add class token and positions."""
@@ -114,8 +102,7 @@ class _Forward:
         x = tf.reshape(images, (self.batch, rows, p, columns, q * channels))
         x = tf.transpose(x, (0, 1, 3, 2, 4))
         x = tf.reshape(x, (self.batch, rows * columns, p * q * channels))
-        kernel, bias = normalising_projection(encoder, self.weights)
-        x = tf.matmul(x, self.tensor(kernel)) + self.tensor(bias)
+        x = self.affine(x, *normalising_projection(encoder, self.weights))
         table = self.weights["encoder.positions.table"].copy()
         table[0] += self.weights["encoder.class_token"][0, 0]
         # A token of zeros, to which the table adds the class token.
@@ -131,66 +118,57 @@ class _Forward:
             return self.linear(y, f"{name}.mlp.output_projection") + x
 
     def attention(self, x, name):
+        tokens, heads = 1 + self.encoder.num_patches, self.encoder.num_heads
+        width, head_width = self.encoder.hidden_dim, self.encoder.hidden_dim // heads
         # Three projections: fused attention operators want queries, keys and values apart.
         kernels = np.split(self.weights[f"{name}.query_key_value.kernel"], 3, axis=1)
         biases = np.split(self.weights[f"{name}.query_key_value.bias"], 3)
         query, key, value = (
-            self.heads(tf.matmul(x, self.tensor(kernel)) + self.tensor(bias))
-            for kernel, bias in zip(kernels, biases, strict=True)
+            tf.transpose(
+                tf.reshape(self.affine(x, *pair), (self.batch, tokens, heads, head_width)),
+                (0, 2, 1, 3),
+            )
+            for pair in zip(kernels, biases, strict=True)
         )
         scores = tf.matmul(query, tf.transpose(key, (0, 1, 3, 2)))
-        scale = math.sqrt(self.encoder.hidden_dim // self.encoder.num_heads)
-        x = tf.matmul(tf.nn.softmax(scores / scale), value)
-        x = tf.transpose(x, (0, 2, 1, 3))
-        x = tf.reshape(x, (self.batch, 1 + self.encoder.num_patches, self.encoder.hidden_dim))
+        x = tf.matmul(tf.nn.softmax(scores / math.sqrt(head_width)), value)
+        x = tf.reshape(tf.transpose(x, (0, 2, 1, 3)), (self.batch, tokens, width))
         return self.linear(x, f"{name}.output_projection")
-
-    def heads(self, x):
-        """Split `(B, T, D)` into `(B, heads, T, D / heads)`."""
-        heads = self.encoder.num_heads
-        shape = (self.batch, 1 + self.encoder.num_patches, heads, self.encoder.hidden_dim // heads)
-        return tf.transpose(tf.reshape(x, shape), (0, 2, 1, 3))
-
-    def linear(self, x, name):
-        kernel, bias = self.weights[f"{name}.kernel"], self.weights[f"{name}.bias"]
-        return tf.matmul(x, self.tensor(kernel)) + self.tensor(bias)
 
     def norm(self, x, name):
         with tf.name_scope("norm"):
-            return self._norm(x, name)
+            centred = x - tf.reduce_mean(x, axis=-1, keepdims=True)
+            variance = tf.reduce_mean(tf.pow(centred, 2.0), axis=-1, keepdims=True)
+            scaled = centred / tf.sqrt(variance + self.encoder.norm_epsilon)
+            gamma, beta = self.weights[f"{name}.gamma"], self.weights[f"{name}.beta"]
+            return scaled * self.tensor(gamma) + self.tensor(beta)
 
-    def _norm(self, x, name):
-        centred = x - tf.reduce_mean(x, axis=-1, keepdims=True)
-        variance = tf.reduce_mean(tf.pow(centred, 2.0), axis=-1, keepdims=True)
-        scaled = centred / tf.sqrt(variance + self.encoder.norm_epsilon)
-        gamma, beta = self.weights[f"{name}.gamma"], self.weights[f"{name}.beta"]
-        return scaled * self.tensor(gamma) + self.tensor(beta)
+    def linear(self, x, name):
+        return self.affine(x, self.weights[f"{name}.kernel"], self.weights[f"{name}.bias"])
 
+    def affine(self, x, kernel, bias):
+        return tf.matmul(x, self.tensor(kernel)) + self.tensor(bias)
 
-def _with_head(forward, classifier, weights):
-    """Return the classifier's forward pass."""
-    kernel, bias = weights["head.kernel"], weights["head.bias"]
-    if classifier.head_norm == "batch":  # It is affine: the linear layer takes it in.
-        scale = 1 / np.sqrt(
-            weights["feature_norm.moving_variance"] + classifier.feature_norm.epsilon
-        )
-        mean = weights["feature_norm.moving_mean"]
-
-    def outputs(images):
-        each = [forward.outputs(t) for t in forward.blocks_tokens(images, classifier.pooled_blocks)]
-        found = each[-1]
+    def head(self, blocks):
+        """Return a classifier's outputs of the `features` of the blocks that it pools."""
+        model, weights = self.model, self.weights
         names = {"token": ["cls"], "mean": ["pooled"], "both": ["cls", "pooled"]}
-        parts = [block[name] for name in names[classifier.pooling] for block in each]
+        parts = [block[name] for name in names[model.pooling] for block in blocks]
         pooled = tf.concat(parts, axis=-1)
-        if classifier.head_norm == "batch":
-            pooled = (pooled - forward.tensor(mean)) * forward.tensor(scale)
-        elif classifier.head_norm == "layer":
-            pooled = forward.norm(pooled, "feature_norm")
-        logits = tf.matmul(pooled, forward.tensor(kernel)) + forward.tensor(bias)
-        found.update(pooled=pooled, logits=logits, probabilities=tf.nn.softmax(logits))
-        return found
+        if model.head_norm == "batch":
+            variance = weights["feature_norm.moving_variance"] + model.feature_norm.epsilon
+            mean = self.tensor(weights["feature_norm.moving_mean"])
+            pooled = (pooled - mean) * self.tensor(1 / np.sqrt(variance))
+        elif model.head_norm == "layer":
+            pooled = self.norm(pooled, "feature_norm")
+        logits = self.linear(pooled, "head")
+        return {"pooled": pooled, "logits": logits, "probabilities": tf.nn.softmax(logits)}
 
-    return outputs
+
+def features(tokens):
+    """Return the outputs of an encoder for its tokens `(B, 1 + N, D)`."""
+    pooled = tf.reduce_mean(tokens[:, 1:], axis=1)
+    return {"tokens": tokens, "cls": tokens[:, 0], "pooled": pooled}
 
 
 def normalising_projection(encoder, weights):

@@ -13,10 +13,26 @@ from keras_mae.export.serving import (
     replay_warmup,
     response_arrays,
 )
+from keras_mae.files import saved_model_path
 
 # Between two ways to give the same image; they run the same graph.
 TOLERANCE = 1e-5
 BATCHES = (1, 3)
+
+
+def find_version(path):
+    """Return the `Path` of a SavedModel: `path` itself, or the newest version in it.
+
+    Raises:
+        ValueError: if there is none.
+    """
+    version = saved_model_path(path)
+    if version is None:
+        raise ValueError(
+            "`saved_model` must be a SavedModel, NAME/VERSION, or a directory of versions, NAME. "
+            f"Received: {path}"
+        )
+    return version
 
 
 def serve_check(path, report=print):

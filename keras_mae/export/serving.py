@@ -42,27 +42,6 @@ def serving_apis():
     }
 
 
-def model_version(path):
-    """Return a SavedModel's own directory: `path`, or the newest version in it.
-
-    Args:
-        path: str or path, NAME or NAME/VERSION.
-    Raises:
-        ValueError: if there is no SavedModel.
-    """
-    path = Path(path)
-    if (path / "saved_model.pb").is_file():
-        return path
-    versions = [p for p in path.iterdir() if p.name.isdecimal()] if path.is_dir() else []
-    versions = [p for p in versions if (p / "saved_model.pb").is_file()]
-    if not versions:
-        raise ValueError(
-            "`saved_model` must be a SavedModel, NAME/VERSION, or a directory of versions, NAME. "
-            f"Received: {path}"
-        )
-    return max(versions, key=lambda p: int(p.name))
-
-
 def read_signatures(path):
     """Return the signatures of a SavedModel as its file declares them, without loading it.
 

@@ -1,14 +1,12 @@
 """From a model to the files of other libraries."""
 
-import contextlib
 import json
 import logging
-import os
-import shutil
-import tempfile
+from pathlib import Path
 
 import numpy as np
 
+from keras_mae.files import new_directory
 from keras_mae.interop import transformers_format as hf
 from keras_mae.interop.keras_format import flat_config, kind_of
 from keras_mae.interop.names import reference_name, to_reference_layout
@@ -40,6 +38,9 @@ def save_pretrained(model, directory, format="hf"):
     """
     if format not in FORMATS:
         raise ValueError(f"`format` must be one of {list(FORMATS)}. Received: {format!r}")
+    directory = Path(directory)
+    if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
+        raise FileExistsError(f"`directory` must be new or empty. Received: {directory}")
     kind, config = kind_of(model), flat_config(model)
     if config.get("pooled_blocks", 1) != 1:
         raise ValueError(
@@ -55,7 +56,8 @@ def save_pretrained(model, directory, format="hf"):
         )
         for name, value in get_weights(model).items()
     }
-    with _whole_directory(directory) as folder:
+    with new_directory(directory) as folder:
+        folder.mkdir()
         if format == "hf":
             _write_transformers(folder, kind, config, weights)
         else:
@@ -81,9 +83,9 @@ def _write_transformers(folder, kind, config, weights):
     weights = hf.to_transformers(weights, prefix)
     # safetensors writes an array's memory as it lies.
     weights = {name: np.ascontiguousarray(value) for name, value in weights.items()}
-    save_file(weights, os.path.join(folder, "model.safetensors"), metadata={"format": "pt"})
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
     for name, content in (("config.json", theirs), ("preprocessor_config.json", preprocessor)):
-        with open(os.path.join(folder, name), "w", encoding="utf-8") as file:
+        with open(folder / name, "w", encoding="utf-8") as file:
             json.dump(content, file, indent=2)
             file.write("\n")
 
@@ -98,24 +100,4 @@ def _write_torch(folder, config, weights):
         ) from error
     weights = {name: torch.from_numpy(value) for name, value in weights.items()}
     content = {"model": weights, CONFIG_KEY: config}
-    torch.save(content, os.path.join(folder, "checkpoint.pth"))
-
-
-@contextlib.contextmanager
-def _whole_directory(directory):
-    """Give a temporary folder beside `directory`, and rename it to that if nothing was raised."""
-    directory = os.path.abspath(os.fspath(directory))
-    if os.path.exists(directory) and (not os.path.isdir(directory) or os.listdir(directory)):
-        raise FileExistsError(f"`directory` must be new or empty. Received: {directory}")
-    parent, name = os.path.split(directory)
-    os.makedirs(parent, exist_ok=True)
-    folder = tempfile.mkdtemp(prefix=f".{name}.", dir=parent)
-    try:
-        yield folder
-        umask = os.umask(0)
-        os.umask(umask)
-        os.chmod(folder, 0o777 & ~umask)  # `mkdtemp` lets its owner in only.
-        os.rename(folder, directory)  # An empty folder of this name is replaced.
-    except BaseException:
-        shutil.rmtree(folder, ignore_errors=True)
-        raise
+    torch.save(content, folder / "checkpoint.pth")

@@ -2,16 +2,16 @@
 
 from keras_mae.layers.attention import Attention
 from keras_mae.layers.masking import (
-    BlockMasking,
-    GridMasking,
-    MaskingStrategy,
     MaskRatioSchedule,
     PatchMasking,
-    RandomMasking,
     keep_lowest,
     num_kept,
     removed_mask,
 )
+from keras_mae.layers.maskings.base import MaskingStrategy
+from keras_mae.layers.maskings.block import BlockMasking
+from keras_mae.layers.maskings.grid import GridMasking
+from keras_mae.layers.maskings.random import RandomMasking
 from keras_mae.layers.patches import PatchEmbedding, gather_tokens, patchify, unpatchify
 from keras_mae.layers.positions import PositionTable, sincos_positions
 from keras_mae.layers.transformer import MLP, DropPath, TransformerBlock

@@ -3,8 +3,8 @@
 import keras
 from keras import ops
 
+from keras_mae.layers import kernels
 from keras_mae.layers.arguments import check_positive_int
-from keras_mae.layers.training_kernels import attend
 
 
 @keras.saving.register_keras_serializable(package="keras_mae")
@@ -22,7 +22,7 @@ class Attention(keras.layers.Layer):
         context: float `(B, S, E)`; for cross-attention only.
         attention_mask: bool, broadcastable to `(B, heads, T, S)`; true where attention is allowed.
         first_query: int. Tokens before it are keys and values only, and give no output.
-        norm: what normalises `x` first, as `layer_norm` returns it; or None.
+        training: bool.
     Returns:
         float `(B, T - first_query, D)`.
     Raises:
@@ -73,23 +73,30 @@ class Attention(keras.layers.Layer):
         # Unstacked, not indexed: the gradient of an index is a tensor of zeros around it.
         return ops.unstack(ops.transpose(x, (2, 0, 3, 1, 4)), count)
 
-    def call(self, x, context=None, attention_mask=None, first_query=0, norm=None):
+    def call(self, x, context=None, attention_mask=None, first_query=0, training=False):
         self._check_context(None if context is None else context.shape)
-        first = self.query if self.cross else self.query_key_value
-        projected = first(x) if norm is None else norm.before(first, x)
         if self.cross:
-            (query,) = self._heads(projected, 1)
+            (query,) = self._heads(kernels.dense(x, self.query, training), 1)
             key, value = self._heads(self.key_value(context), 2)
         else:
+            projected = kernels.dense(x, self.query_key_value, training)
             query, key, value = self._heads(projected, 3)
         if first_query:
             query = query[:, :, first_query:]
             if attention_mask is not None:
                 attention_mask = attention_mask[..., first_query:, :]
-        x = attend(query, key, value, attention_mask)
+        x = kernels.attend(query, key, value, attention_mask, training)
         x = ops.transpose(x, (0, 2, 1, 3))
         x = ops.reshape(x, (-1, ops.shape(x)[1], self.num_heads * self.head_dim))
         return self.output_projection(x)
+
+    def compute_output_shape(self, input_shape=None, x_shape=None, context_shape=None):
+        """Keras's summary names the shapes as `build` does, and all others `input_shape`."""
+        return tuple(input_shape or x_shape)
+
+    def compute_output_spec(self, *args, **kwargs):
+        # By tracing the call: what is given shapes alone does not know of `first_query`.
+        return keras.Operation.compute_output_spec(self, *args, **kwargs)
 
     def get_config(self):
         return {**super().get_config(), "num_heads": self.num_heads, "cross": self.cross}

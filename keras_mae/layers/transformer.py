@@ -1,39 +1,27 @@
 """The pre-norm transformer block, its MLP, and drop path."""
 
+import functools
+
 import keras
 from keras import ops
 
+from keras_mae.layers import kernels
 from keras_mae.layers.arguments import check_positive_int, check_rate
 from keras_mae.layers.attention import Attention
 from keras_mae.layers.randomness import global_uniform
-from keras_mae.layers.training_kernels import (
-    gelu,
-    gelu_dense,
-    in_use,
-    layer_normalization,
-    layer_normalization_dense,
-    training_kernels,
-)
 
 _STATE_KEY = "seed_generator_state"
 
 
 class LayerNormalization(keras.layers.LayerNormalization):
-    """Keras's, of the last axis, with a gradient of its own in training.
+    """Keras's, of the last axis, by our kernels.
 
     The name has to be Keras's: files of models are by the names of classes.
     """
 
-    def call(self, inputs):
-        x = layer_normalization(inputs, self.gamma, self.beta, self.epsilon)
+    def call(self, inputs, training=False):
+        x = kernels.layer_norm(inputs, self.gamma, self.beta, self.epsilon, training)
         return ops.cast(x, self.compute_dtype)
-
-    def before(self, dense, x):
-        """Return `dense(self(x))`, a linear layer of it; in training, only `x` is kept."""
-        if in_use():
-            weights = self.gamma, self.beta, self.epsilon, dense.kernel, dense.bias
-            return layer_normalization_dense(x, *weights)
-        return dense(self(x))
 
 
 def layer_norm(name, dtype, epsilon=1e-6):
@@ -49,7 +37,7 @@ class MLP(keras.layers.Layer):
         mlp_dim: int. Width of the hidden layer; the output is as wide as the input.
     Call arguments:
         x: float `(..., D)`.
-        norm: what normalises `x` first, as `layer_norm` returns it; or None.
+        training: bool.
     Returns:
         float `(..., D)`.
     """
@@ -67,12 +55,9 @@ class MLP(keras.layers.Layer):
         )
         self.output_projection.build((*input_shape[:-1], self.mlp_dim))
 
-    def call(self, x, norm=None):
-        hidden = self.hidden(x) if norm is None else norm.before(self.hidden, x)
-        if in_use():
-            output = self.output_projection
-            return gelu_dense(hidden, output.kernel, output.bias)
-        return self.output_projection(gelu(hidden))
+    def call(self, x, training=False):
+        hidden = kernels.dense(x, self.hidden, training)
+        return kernels.gelu_dense(hidden, self.output_projection, training)
 
     def compute_output_shape(self, input_shape):
         return tuple(input_shape)
@@ -92,6 +77,7 @@ class DropPath(keras.layers.Layer):
         seed: int. Start of the layer's random numbers; how many it has drawn is saved with it.
     Call arguments:
         x: float `(B, ...)`.
+        kept: bool `(B,)`, the images whose branch is kept. None: drawn.
         training: bool.
     Returns:
         float, of `x`'s shape: in training 0 or `x / (1 - rate)` for each image, else `x`.
@@ -107,12 +93,16 @@ class DropPath(keras.layers.Layer):
         self.seed_generator = keras.random.SeedGenerator(seed) if rate else None
         self.built = True
 
-    def call(self, x, training=False):
+    def draw(self, count, share=None):
+        """Return bool `(count,)`, which images are kept; `share` as in `global_uniform`."""
+        return global_uniform((count,), self.seed_generator, share) >= self.rate
+
+    def call(self, x, kept=None, training=False):
         if not training or self.rate == 0:
             return x
-        shape = (ops.shape(x)[0], *([1] * (len(x.shape) - 1)))
-        kept = ops.cast(global_uniform(shape, self.seed_generator) >= self.rate, x.dtype)
-        return x * kept / ops.cast(1 - self.rate, x.dtype)
+        kept = self.draw(ops.shape(x)[0]) if kept is None else kept
+        kept = ops.reshape(kept, (-1, *([1] * (len(x.shape) - 1))))
+        return x * ops.cast(kept, x.dtype) / ops.cast(1 - self.rate, x.dtype)
 
     def compute_output_shape(self, input_shape):
         return tuple(input_shape)
@@ -146,6 +136,8 @@ class TransformerBlock(keras.layers.Layer):
         context: float `(B, S, E)`, already normalised; for cross-attention only.
         attention_mask: bool, broadcastable to `(B, heads, T, S)`; true where attention is allowed.
         first_query: int. Tokens before it are attended to, and dropped from the output.
+        kept: bool `(B, 2)`, the images whose attention, and whose MLP, drop path keeps. None:
+            drawn.
         training: bool.
     Returns:
         float `(B, T - first_query, D)`.
@@ -170,9 +162,6 @@ class TransformerBlock(keras.layers.Layer):
         self.cross = cross
         self.seed = seed
         self.norm_epsilon = norm_epsilon
-        # Whether what happens inside is computed again for the gradient, instead of kept. A model
-        # turns it on while it trains; it changes no number and is not part of the config.
-        self.recompute = False
         policy = self.dtype_policy
         self.attention_norm = layer_norm("attention_norm", policy, norm_epsilon)
         self.attention = Attention(num_heads, cross=cross, name="attention", dtype=policy)
@@ -190,25 +179,36 @@ class TransformerBlock(keras.layers.Layer):
         self.mlp_norm.build(x_shape)
         self.mlp.build(x_shape)
 
-    def call(self, x, context=None, attention_mask=None, first_query=0, training=False):
-        by_hand = in_use()  # also when it is computed again, after the caller's context is left
+    def call(self, x, context=None, attention_mask=None, first_query=0, kept=None, training=False):
+        attention = functools.partial(
+            self.attention,
+            context=context,
+            attention_mask=attention_mask,
+            first_query=first_query,
+        )
+        first, second = (None, None) if kept is None else ops.unstack(kept, 2, axis=1)
+        # Keras hands `training` down to the layers.
+        x = _tokens(x, first_query) + self.attention_drop(attention(self.attention_norm(x)), first)
+        x = x + self.mlp_drop(self.mlp(self.mlp_norm(x)), second)
+        return x
 
-        def transform(x, *context):
-            with training_kernels(by_hand):
-                y = self.attention(
-                    x,
-                    *context,
-                    attention_mask=attention_mask,
-                    first_query=first_query,
-                    norm=self.attention_norm,
-                )
-                x = x[:, first_query:] if first_query else x
-                x = x + self.attention_drop(y, training=training)
-                y = self.mlp(x, norm=self.mlp_norm)
-                return x + self.mlp_drop(y, training=training)
+    def draw(self, count, share=None):
+        """Return a new `kept` for `count` images, or None where there is no drop path.
 
-        tensors = (x,) if context is None else (x, context)
-        return (keras.remat(transform) if self.recompute else transform)(*tensors)
+        `share` as in `layers.randomness.global_uniform`.
+        """
+        if not self.drop_path:
+            return None
+        drops = (self.attention_drop, self.mlp_drop)
+        return ops.stack([drop.draw(count, share) for drop in drops], axis=1)
+
+    def compute_output_shape(self, input_shape=None, x_shape=None, context_shape=None):
+        """Keras's summary names the shapes as `build` does, and all others `input_shape`."""
+        return tuple(input_shape or x_shape)
+
+    def compute_output_spec(self, *args, **kwargs):
+        # By tracing the call: what is given shapes alone does not know of `first_query`.
+        return keras.Operation.compute_output_spec(self, *args, **kwargs)
 
     def get_config(self):
         return {
@@ -220,3 +220,26 @@ class TransformerBlock(keras.layers.Layer):
             "seed": self.seed,
             "norm_epsilon": self.norm_epsilon,
         }
+
+
+def _tokens(x, first):
+    return x[:, first:] if first else x
+
+
+def recomputed(block):
+    """Return a function that calls a block, which then keeps its inputs only.
+
+    The rest is computed again for the gradient (gradient checkpointing). What drop path keeps must
+    be given: drawn again, it would be another.
+    """
+
+    def call(x, context=None, kept=None, **options):
+        given = {"context": context, "kept": kept}
+        names = [name for name, value in given.items() if value is not None]
+
+        def function(x, *tensors):
+            return block(x, **dict(zip(names, tensors, strict=True)), **options)
+
+        return keras.remat(function)(x, *(given[name] for name in names))
+
+    return call

@@ -1,29 +1,31 @@
 """The masked autoencoder: a Keras model that trains itself on images alone."""
 
-import contextlib
 import functools
 import inspect
+import itertools
+import types
 
 import keras
 from keras import ops
 
-from keras_mae.layers.arguments import grid_size, pair
+from keras_mae.layers.arguments import check_dtype, grid_size, pair
 from keras_mae.layers.masking import MaskRatioSchedule, PatchMasking, keep_lowest, removed_mask
 from keras_mae.layers.masking import num_kept as count_kept
 from keras_mae.layers.patches import gather_tokens, patchify, unpatchify
-from keras_mae.layers.randomness import fixed_uniform, global_uniform
-from keras_mae.layers.training_kernels import training_kernels
-from keras_mae.models.accumulation import mean_over_parts
+from keras_mae.layers.randomness import fixed_uniform, global_uniform, replica_share
 from keras_mae.models.decoder import MAEDecoder
 from keras_mae.models.encoder import ViTEncoder, check_images
+from keras_mae.models.inputs import check_normalised, first_images
 from keras_mae.models.losses import PatchReconstructionLoss, normalize_patches
 from keras_mae.models.reconstruction import restore_pixels
-from keras_mae.models.trainer import MaskedTrainer
+from keras_mae.models.steps import TrainedInParts
 from keras_mae.presets import preset_config
+
+_STATE_KEY = "seed_generator_state"
 
 
 @keras.saving.register_keras_serializable(package="keras_mae")
-class MaskedAutoencoder(MaskedTrainer):
+class MaskedAutoencoder(TrainedInParts):
     """Hides most patches of an image, encodes the visible ones, and rebuilds the hidden ones.
 
     Train it with `compile(optimizer)` and `fit` on images, or on (images, labels): labels are
@@ -86,8 +88,13 @@ class MaskedAutoencoder(MaskedTrainer):
         seed=0,
         **kwargs,
     ):
+        check_dtype(kwargs.get("dtype"))
         # Sublayers cast what they take. Noise stays in float32: in half precision it would tie.
-        super().__init__(seed=seed, autocast=False, **kwargs)
+        super().__init__(autocast=False, **kwargs)
+        self.seed = seed
+        # Their state is (seed, number of steps): part of the saved model, not of its weights.
+        self.seed_generator = keras.random.SeedGenerator(seed, name="seed_generator")
+        self.test_seed_generator = keras.random.SeedGenerator(seed, name="test_seed_generator")
         self.image_size = pair(image_size, "image_size")
         self.patch_size = pair(patch_size, "patch_size")
         self.norm_pix_loss = norm_pix_loss
@@ -187,76 +194,113 @@ class MaskedAutoencoder(MaskedTrainer):
             "mask": removed_mask(removed_ids, self.encoder.num_patches),
         }
 
+    def compute_output_shape(self, input_shape, noise_shape=None):
+        num_patches = self.encoder.num_patches
+        return {
+            "prediction": (input_shape[0], num_patches, self.decoder.patch_dim),
+            "mask": (input_shape[0], num_patches),
+        }
+
+    def compute_output_spec(self, *args, **kwargs):
+        # By tracing the call: the mask is in float32 whatever the policy.
+        return keras.Operation.compute_output_spec(self, *args, **kwargs)
+
+    def compile(self, optimizer="adamw", **kwargs):
+        """Configure training; see `TrainedInParts.compile` for what Keras's `compile` has not.
+
+        Args:
+            optimizer: a Keras optimizer or its name.
+            **kwargs: `jit_compile`, `accumulate_steps`, `recompute`, and those of
+                `keras.Model.compile` but for loss and metrics: there are no labels, and the model
+                brings its own loss.
+        """
+        for name in ("loss", "loss_weights", "metrics", "weighted_metrics"):
+            if kwargs.get(name) is not None:
+                raise ValueError(
+                    f"`{name}` must not be given: {type(self).__name__} computes its own loss from "
+                    f"images alone. Received: {kwargs[name]!r}"
+                )
+        super().compile(optimizer, **kwargs)
+
+    @property
+    def _recomputed(self):
+        return [self.encoder, self.decoder]
+
+    def fit(self, x=None, *args, **kwargs):
+        """Train on images, see `keras.Model.fit`; the first images are checked before any step.
+
+        Raises:
+            ValueError: for images that do not fit, or a `class_weight`: labels are not used.
+        """
+        given = inspect.signature(super().fit).bind(x, *args, **kwargs).arguments
+        if given.get("class_weight") is not None:
+            raise ValueError(
+                f"`class_weight` must be None: {type(self).__name__} does not use labels. Weigh "
+                f"images by `sample_weight`. Received: {given['class_weight']!r}"
+            )
+        checked = [x, given.get("validation_data")]
+        if isinstance(x, types.GeneratorType):
+            checked[0] = next(x, None)
+            x = itertools.chain([] if checked[0] is None else [checked[0]], x)
+            x = (batch for batch in x)  # a generator is what Keras knows
+        for data in checked:
+            images = first_images(data)
+            if images is not None:
+                check_images(images, self.image_size, self.encoder.channels)
+                check_normalised(images, self.mean, self.std)
+        return super().fit(x, *args, **kwargs)
+
+    def evaluate(self, x=None, *args, **kwargs):
+        """Return the loss on images; each evaluation draws the same masks."""
+        self.test_seed_generator.state.assign([self.seed, 0])
+        return super().evaluate(x, *args, **kwargs)
+
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
         """Return the loss of a batch: the forward pass and the loss, on any Keras backend.
 
         Args:
             x: float `(B, H, W, C)`, normalised images.
             y, y_pred: ignored.
-            sample_weight: float `(B,)`, the images' weights in an evaluation, see
-                `keras.losses.Loss`; ignored in training.
+            sample_weight: float `(B,)`, the images' weights, see `keras.losses.Loss`.
             training: bool. Whether masks are drawn anew at each step, and the ratio follows its
                 schedule; if not, they are those of an evaluation and the schedule's last ratio.
         Returns:
             float32 scalar, divided by the number of `tf.distribute` replicas.
         """
-        weights = () if training or sample_weight is None else (sample_weight,)
+        share = replica_share(x.shape[0] or ops.shape(x)[0])
+        batch = self._batch(x, y, sample_weight, share, training)
 
-        def loss(images, noise, num_keep):
-            return self._masked_loss(images, noise, num_keep, training, *weights)
+        def loss(batch, num_keep):
+            return self._loss(batch, num_keep, training)[0]
 
-        return self._at_level(loss, x, training)
+        return self._at_level(loss, batch) if training else loss(batch, self._num_kept[-1])
 
-    def _at_level(self, function, images, training):
-        """Return `function(images, noise, K)` with new noise, and the K of the schedule's level."""
+    def _batch(self, x, y, sample_weight, share, training=True):
+        """Return a step's tensors, see `TrainedInParts`: what is drawn does not depend on K."""
         generator = self.seed_generator if training else self.test_seed_generator
-        step = ops.convert_to_tensor(generator.state)[1]
         num_patches = self.encoder.num_patches
         # The numbers after the mask's draw the share of hidden patches to predict.
         noise_size = self.noise_size + (num_patches if self.prediction_ratio < 1 else 0)
-        noise = global_uniform((ops.shape(images)[0], noise_size), generator)
-        if not training or len(self._num_kept) == 1:
-            return function(images, noise, self._num_kept[-1])
+        noise = global_uniform((ops.shape(x)[0], noise_size), generator, share)
+        return {"images": x, "noise": noise, "weights": sample_weight}
+
+    def _at_level(self, function, batch):
+        """Return `function(batch, num_keep)` with the K of this step's level of the schedule."""
+        if len(self._num_kept) == 1:
+            return function(batch, num_keep=self._num_kept[0])
+        steps_drawn = ops.convert_to_tensor(self.seed_generator.state)[1]
         # One branch a level: each has static shapes, and all are compiled once.
-        branches = [
-            lambda images, noise, num_keep=num_keep: function(images, noise, num_keep)
-            for num_keep in self._num_kept
-        ]
-        return ops.switch(self.mask_ratio.level(step), branches, images, noise)
+        branches = [functools.partial(function, num_keep=kept) for kept in self._num_kept]
+        return ops.switch(self.mask_ratio.level(steps_drawn - 1), branches, batch)
 
-    def _loss_and_gradients(self, images):
-        """Return a training step's loss, and the gradients of the scaled loss (TensorFlow only).
+    def _step_gradients(self, batch, scale):
+        # Differentiated within each level's branch: what a branch keeps for its gradient would else
+        # be an output of all branches under XLA, in memory and in time to compile.
+        return self._at_level(functools.partial(super()._step_gradients, scale=scale), batch)
 
-        Differentiated within each level's branch: what a branch keeps for its gradient would else
-        be an output of all branches under XLA, in memory and in time to compile.
-        """
-        import tensorflow as tf
-
-        def gradients(images, noise, num_keep):
-            with tf.GradientTape() as tape:
-                loss = self._masked_loss(images, noise, num_keep, training=True)
-                scaled_loss = self.optimizer.scale_loss(loss)
-            return loss, tape.gradient(scaled_loss, self.trainable_variables)
-
-        def at_level(images, noise, num_keep):
-            def in_parts(images, noise):
-                return mean_over_parts(
-                    functools.partial(gradients, num_keep=num_keep),
-                    (images, noise),
-                    self.accumulate_steps,
-                    self.trainable_variables,
-                    compiled=self.jit_compile or self._jit_gradients,
-                )
-
-            if self._jit_gradients:
-                # Keras cannot compile a step of replicas. This part of it can be: the noise is
-                # drawn, and the gradients are applied, outside.
-                in_parts = tf.function(in_parts, jit_compile=True)
-            return in_parts(images, noise)
-
-        return self._at_level(at_level, images, training=True)
-
-    def _masked_loss(self, images, noise, num_keep, training, weights=None):
+    def _loss(self, batch, num_keep, training=True):
+        """Return a batch's loss with K visible patches, and no outputs."""
+        images, noise, weights = batch["images"], batch["noise"], batch["weights"]
         num_hidden = self.encoder.num_patches - num_keep
         mask_noise, query_noise = noise[:, : self.noise_size], noise[:, self.noise_size :]
         keep_ids, query_ids = self.masking(mask_noise, num_keep=num_keep)
@@ -264,23 +308,43 @@ class MaskedAutoencoder(MaskedTrainer):
             num_queries = max(1, round(num_hidden * self.prediction_ratio))
             chosen, _ = keep_lowest(query_noise[:, :num_hidden], num_queries)
             query_ids = ops.take_along_axis(query_ids, chosen, axis=1)
-        with self._recomputing(training), training_kernels(training):
-            latent = self.encoder(images, keep_ids=keep_ids, training=training)
-            prediction = self.decoder(latent, keep_ids, query_ids)
-        weights = None if weights is None else ops.expand_dims(weights, axis=-1)
-        return self.reconstruction_loss(self._target(images, query_ids), prediction, weights)
+        prediction = self._predict(images, keep_ids, query_ids, training)
+        weights = None if weights is None else ops.reshape(weights, (-1, 1))
+        return self.reconstruction_loss(self._target(images, query_ids), prediction, weights), None
 
-    @contextlib.contextmanager
-    def _recomputing(self, training):
-        """Let the blocks that are called inside compute themselves again for their gradients."""
-        blocks = [*self.encoder.blocks, *self.decoder.blocks]
-        for block in blocks:
-            block.recompute = self.recompute and training
-        try:
-            yield
-        finally:
-            for block in blocks:
-                block.recompute = False
+    def _predict(self, images, keep_ids, query_ids, training):
+        """Return the patches `query_ids`, `(B, M, P)`, as predicted from the patches `keep_ids`."""
+        latent = self.encoder(images, keep_ids=keep_ids, training=training)
+        return self.decoder(latent, keep_ids, query_ids, training=training)
+
+    if keras.backend.backend() == "tensorflow":
+
+        def test_step(self, data):
+            images, _, weights = keras.utils.unpack_x_y_sample_weight(data)
+            loss = self.compute_loss(x=images, sample_weight=weights, training=False)
+            return self._logs(loss, images, sample_weight=weights)
+
+        def _logs(self, loss, x, y=None, outputs=None, sample_weight=None):
+            """Return the loss so far: the mean over images, by their weights."""
+            import tensorflow as tf
+
+            replica = tf.distribute.get_replica_context()
+            count = ops.cast(ops.shape(x)[0], "float32")
+            # The loss is that of this replica's images, divided by the number of replicas.
+            total = loss * replica.num_replicas_in_sync * count
+            if sample_weight is not None:
+                count = ops.sum(ops.cast(sample_weight, "float32"))
+            if replica.num_replicas_in_sync > 1:
+                # Of the global batch: each replica then has the same number, and the same state.
+                total, count = replica.all_reduce(tf.distribute.ReduceOp.SUM, [total, count])
+            mean = ops.divide_no_nan(total, count)
+            self._loss_tracker.update_state(mean, sample_weight=count)
+            loss = self._loss_tracker.result()
+            # Keras takes the mean over workers along an axis, which a scalar has not.
+            return {"loss": ops.reshape(loss, (1,)) if _several_workers() else loss}
+
+        def _maybe_symbolic_build(self, iterator=None, data_batch=None):
+            """All is built. Keras would draw a batch for it, and average it over replicas."""
 
     def _target(self, images, ids):
         """Return the patches `ids` of the images, as they are to be predicted, in float32."""
@@ -298,7 +362,9 @@ class MaskedAutoencoder(MaskedTrainer):
         noise = ops.cast(noise, "float32")
         keep_ids, removed_ids = self.masking(noise)
         latent = self.encoder(images, keep_ids=keep_ids, training=training)
-        prediction = self.decoder(latent, keep_ids, removed_ids, predict_visible=True)
+        prediction = self.decoder(
+            latent, keep_ids, removed_ids, predict_visible=True, training=training
+        )
         restore_ids = ops.argsort(ops.concatenate([keep_ids, removed_ids], axis=1), axis=1)
         return gather_tokens(prediction, ops.cast(restore_ids, "int32")), keep_ids, removed_ids
 
@@ -360,6 +426,16 @@ class MaskedAutoencoder(MaskedTrainer):
             ),
         }
 
+    def save_own_variables(self, store):
+        super().save_own_variables(store)
+        # Keras does not save random states: without it, a loaded model would replay its masks.
+        store[_STATE_KEY] = ops.convert_to_numpy(self.seed_generator.state)
+
+    def load_own_variables(self, store):
+        self.seed_generator.state.assign(store[_STATE_KEY])
+        names = [name for name in store.keys() if name != _STATE_KEY]  # noqa: SIM118 (not a dict)
+        super().load_own_variables({name: store[name] for name in names})
+
     def get_config(self):
         encoder, decoder = self.encoder, self.decoder
         mask_ratio = self.mask_ratio
@@ -386,4 +462,11 @@ class MaskedAutoencoder(MaskedTrainer):
             "norm_epsilon": encoder.norm_epsilon,
             "mean": self.mean,
             "std": self.std,
+            "seed": self.seed,
         }
+
+
+def _several_workers():
+    import tensorflow as tf
+
+    return isinstance(tf.distribute.get_strategy(), tf.distribute.MultiWorkerMirroredStrategy)

@@ -1,23 +1,19 @@
 """An encoder with a linear head, to be fine-tuned or probed."""
 
-import math
-
 import keras
 from keras import ops
 
 from keras_mae.layers.arguments import check_positive_int, pair
 from keras_mae.layers.pooling import check_pooling, pool_tokens, pooled_dim
-from keras_mae.layers.training_kernels import training_kernels
-from keras_mae.models.encoder import ViTEncoder, check_last_blocks
+from keras_mae.models.encoder import check_last_blocks
 from keras_mae.models.openers import open_encoder
-from keras_mae.models.saved_model_encoder import SavedModelEncoder
-from keras_mae.models.weights import assign_weights, get_weights
+from keras_mae.models.steps import TrainedInParts
 
 HEAD_NORMS = ("auto", "layer", "batch", None)
 
 
 @keras.saving.register_keras_serializable(package="keras_mae")
-class ViTClassifier(keras.Model):
+class ViTClassifier(TrainedInParts):
     """A pre-trained encoder, pooled to one vector an image, and a linear layer for the classes.
 
     The encoder is copied: training the classifier never changes the model it came from.
@@ -49,6 +45,7 @@ class ViTClassifier(keras.Model):
     Call arguments:
         images: float `(B, H, W, C)`, `(pixel / 255 - mean) / std` with the encoder's `mean`, `std`.
         training: bool. Whether drop path is on, and "batch" normalises with the batch.
+        kept: what drop path keeps, see `ViTEncoder`; None: drawn.
     Returns:
         float32 `(B, num_classes)`, logits.
     Raises:
@@ -91,18 +88,13 @@ class ViTClassifier(keras.Model):
         if isinstance(encoder, dict):  # From a config: it has been adapted before.
             self.encoder = keras.saving.deserialize_keras_object(encoder)
         else:
-            changes = {"image_size": image_size, "drop_path": drop_path, "seed": seed}
+            changes = {"image_size": self.image_size, "drop_path": drop_path, "seed": seed}
             changes = {key: value for key, value in changes.items() if value is not None}
-            if head_norm == "layer":
-                changes["final_norm"] = False
             if "dtype" in kwargs:
                 changes["dtype"] = self.dtype_policy
             encoder = open_encoder(encoder)
-            if isinstance(encoder, SavedModelEncoder):
-                self.encoder = self._copy_saved_model(encoder)
-            else:
-                self.encoder = _copy_encoder(encoder, changes)
-        self._check_pooled_blocks()
+            self.encoder = encoder.adapted(without_norm=head_norm == "layer", **changes)
+        check_last_blocks(pooled_blocks, self.encoder.num_output_blocks, "pooled_blocks")
         # Pooled features and logits stay in float32 under a mixed policy.
         self.feature_norm = None
         if head_norm == "layer":
@@ -129,7 +121,10 @@ class ViTClassifier(keras.Model):
             dtype="float32",
         )
         self.build((None, *self.encoder.image_size, self.encoder.channels))
-        self._freeze()
+        # Exactly what `trainable_blocks` names is left trainable.
+        if trainable_blocks is not None:
+            for part in self.encoder.frozen_parts(trainable_blocks):
+                part.trainable = False
 
     def build(self, input_shape):
         if self.built:
@@ -140,61 +135,9 @@ class ViTClassifier(keras.Model):
             self.feature_norm.build(features_shape)
         self.head.build(features_shape)
 
-    def _copy_saved_model(self, encoder):
-        """Return a `SavedModelEncoder` of its own, as it cannot be changed in anything."""
-        for name, value, same in (
-            ("image_size", self.image_size, encoder.image_size),
-            ("drop_path", self.drop_path, 0),
-        ):
-            if value is not None and value != same:
-                raise ValueError(
-                    f"`{name}` must be {same}, or None, for a SavedModel. Received: {value}"
-                )
-        copy = SavedModelEncoder(encoder.filepath, encoder.mean, encoder.std, name=encoder.name)
-        for own, given in zip(copy.variables, encoder.variables, strict=True):
-            own.assign(given)
-        return copy
-
-    def _check_pooled_blocks(self):
-        if not isinstance(self.encoder, SavedModelEncoder):
-            check_last_blocks(self.pooled_blocks, self.encoder.num_layers, "pooled_blocks")
-        elif self.pooled_blocks != 1:
-            raise ValueError(
-                "`pooled_blocks` must be 1 for a SavedModel, which gives the last block's tokens. "
-                f"Received: {self.pooled_blocks!r}"
-            )
-
-    def _freeze(self):
-        """Leave trainable exactly what `trainable_blocks` names."""
-        encoder, count = self.encoder, self.trainable_blocks
-        if count is None:
-            return
-        if isinstance(encoder, SavedModelEncoder):
-            if count != 0:
-                raise ValueError(
-                    "`trainable_blocks` must be None or 0 for a SavedModel, in which blocks cannot "
-                    f"be told apart. Received: {count!r}"
-                )
-            encoder.trainable = False
-            return
-        valid = [0, 0.5, *range(1, encoder.num_layers + 1)]
-        if isinstance(count, bool) or count not in valid:
-            raise ValueError(
-                "`trainable_blocks` must be None, 0, 0.5, or an int up to the encoder's "
-                f"{encoder.num_layers} blocks. Received: {count!r}"
-            )
-        last = encoder.blocks[-1]
-        frozen = [encoder.class_token, encoder.patch_embedding, encoder.positions]
-        frozen += [encoder.norm] if encoder.norm is not None else []
-        frozen += encoder.blocks[: encoder.num_layers - math.ceil(count)]
-        frozen += [last.attention_norm, last.attention] if count == 0.5 else []
-        for part in frozen:
-            part.trainable = False
-
-    def call(self, images, training=False):
+    def call(self, images, training=False, kept=None):
         trained = training and self.trainable_blocks != 0
-        with training_kernels(trained):
-            tokens = self.encoder(images, training=trained, last_blocks=self.pooled_blocks)
+        tokens = self.encoder(images, training=trained, last_blocks=self.pooled_blocks, kept=kept)
         features = pool_tokens(ops.cast(tokens, "float32"), self.pooling)
         if self.head_norm == "batch":
             features = self.feature_norm(features, training=training)
@@ -202,8 +145,8 @@ class ViTClassifier(keras.Model):
             features = self.feature_norm(features)
         return self.head(features)
 
-    def compute_output_shape(self, images_shape):
-        return images_shape[0], self.num_classes
+    def compute_output_shape(self, input_shape):
+        return input_shape[0], self.num_classes
 
     def get_config(self):
         return {
@@ -219,30 +162,46 @@ class ViTClassifier(keras.Model):
             "seed": self.seed,
         }
 
-    def compile(self, optimizer="adamw", *args, **kwargs):
-        """Configure training, see `keras.Model.compile`.
+    def compile(self, optimizer="adamw", *args, accumulate_steps=1, **kwargs):
+        """Configure training; see `TrainedInParts.compile` for what Keras's `compile` has not.
 
-        A `keras_mae.training.optimizers.AdamW` leaves alone what this model says is not decayed,
-        also when the model is loaded from a file.
+        Raises:
+            ValueError: naming the argument that does not fit.
         """
-        super().compile(optimizer, *args, **kwargs)
-        # For float16, Keras wraps the optimizer.
-        optimizer = getattr(self.optimizer, "inner_optimizer", self.optimizer)
-        if hasattr(optimizer, "exclude_for") and not optimizer.built:
-            optimizer.exclude_for(self)
+        if accumulate_steps != 1 and self.head_norm == "batch":
+            raise ValueError(
+                "`accumulate_steps` must be 1 with head_norm='batch', the statistics of which are "
+                f"the whole batch's. Received: {accumulate_steps}"
+            )
+        super().compile(optimizer, *args, accumulate_steps=accumulate_steps, **kwargs)
 
-    def compile_from_config(self, config):
-        """Compile as the saved model was (Keras asks for this where `compile` is overridden)."""
-        self.compile(**keras.saving.deserialize_keras_object(config))
-        if self.optimizer is not None:
-            self.optimizer.build(self.trainable_variables)
+    @property
+    def _recomputed(self):
+        return [self.encoder]
 
+    @property
+    def _outputs_shape(self):
+        return (self.num_classes,)
 
-def _copy_encoder(encoder, changes):
-    # `trainable_blocks` alone says what is trained, whatever the original was set to.
-    config = {**encoder.get_config(), **changes, "trainable": True}
-    copy = ViTEncoder.from_config(config)
-    # A copy that ends without a norm leaves the original's behind.
-    skip = () if copy.final_norm else ("encoder.norm.*",)
-    assign_weights(copy, get_weights(encoder), encoder.grid_size, skip=skip)
-    return copy
+    def _batch(self, x, y, sample_weight, share):
+        kept = None
+        if self.trainable_blocks != 0:
+            kept = self.encoder.draw(ops.shape(x)[0], share)
+        return {"images": x, "labels": y, "weights": sample_weight, "kept": kept}
+
+    def _loss(self, batch):
+        images, labels = batch["images"], batch["labels"]
+        logits = self(images, training=True, kept=batch["kept"])
+        loss = self.compute_loss(images, labels, logits, batch["weights"], training=True)
+        return loss, logits
+
+    if keras.backend.backend() == "tensorflow":
+
+        def _logs(self, loss, x, y, outputs, sample_weight):
+            """Return the loss and the metrics so far, as Keras's step does."""
+            import tensorflow as tf
+
+            # Keras puts together what replicas have seen at the end of an epoch.
+            loss = loss * tf.distribute.get_strategy().num_replicas_in_sync
+            self._loss_tracker.update_state(loss, sample_weight=tf.shape(x)[0])
+            return self.compute_metrics(x, y, outputs, sample_weight)

@@ -6,7 +6,7 @@ from keras import ops
 
 from keras_mae.layers.arguments import check_dtype, check_positive_int, pair
 from keras_mae.layers.positions import PositionTable
-from keras_mae.layers.transformer import TransformerBlock, layer_norm
+from keras_mae.layers.transformer import TransformerBlock, layer_norm, recomputed
 from keras_mae.models.encoder import check_width
 
 ATTENTION = ("self", "masked", "cross")
@@ -36,6 +36,7 @@ class MAEDecoder(keras.Model):
         keep_ids: int32 `(B, K)`, the patches they stand for.
         query_ids: int32 `(B, M)`, the hidden patches to predict.
         predict_visible: bool. Whether the visible patches are predicted too.
+        training: bool.
     Returns:
         float `(B, M, P)` in the order of `query_ids`; with `predict_visible`, `(B, K + M, P)`, the
         patches of `keep_ids` first.
@@ -99,9 +100,10 @@ class MAEDecoder(keras.Model):
         ]
         self.norm = layer_norm("norm", policy, norm_epsilon)
         self.prediction = keras.layers.Dense(patch_dim, name="prediction", dtype=policy)
+        self.recompute = False  # as a `ViTEncoder`'s
         self.build((None, None, input_dim))
 
-    def build(self, latent_shape):
+    def build(self, input_shape):
         if self.built:
             return
         self.mask_token = self.add_weight(
@@ -126,7 +128,7 @@ class MAEDecoder(keras.Model):
         """The weights, beside vectors, that weight decay leaves alone."""
         return [self.mask_token]
 
-    def call(self, latent, keep_ids, query_ids, predict_visible=False):
+    def call(self, latent, keep_ids, query_ids, predict_visible=False, training=False):
         context = self.projection(latent)
         if self.attention == "cross" and predict_visible:
             query_ids = ops.concatenate([keep_ids, query_ids], axis=1)
@@ -139,22 +141,37 @@ class MAEDecoder(keras.Model):
         if self.attention == "cross":
             context, x = self.context_norm(x[:, :num_context]), x[:, num_context:]
             for block in self.blocks:
-                x = block(x, context)
+                x = self._run(block, training)(x, context, training=training)
         else:
-            x = self._self_attention(x, num_context, predict_visible)
+            x = self._self_attention(x, num_context, predict_visible, training)
         return self.prediction(self.norm(x))
 
-    def _self_attention(self, x, num_context, predict_visible):
+    def _run(self, block, training):
+        return recomputed(block) if self.recompute and training else block
+
+    def _self_attention(self, x, num_context, predict_visible, training):
         mask = None
         if self.attention == "masked":
             length = x.shape[1]
             mask = (np.arange(length) < num_context)[None, :] | np.eye(length, dtype=bool)
             mask = ops.convert_to_tensor(mask)[None, None]
-        for block in self.blocks[:-1]:
-            x = block(x, attention_mask=mask)
-        # What is not predicted is, in the last block, only attended to.
-        first_query = 1 if predict_visible else num_context
-        return self.blocks[-1](x, attention_mask=mask, first_query=first_query)
+        for block in self.blocks:
+            # What is not predicted is, in the last block, only attended to.
+            first_query = 0
+            if block is self.blocks[-1]:
+                first_query = 1 if predict_visible else num_context
+            x = self._run(block, training)(
+                x, attention_mask=mask, first_query=first_query, training=training
+            )
+        return x
+
+    def compute_output_shape(self, input_shape, keep_ids_shape=None, query_ids_shape=None):
+        num_queries = None if query_ids_shape is None else query_ids_shape[1]
+        return input_shape[0], num_queries, self.patch_dim
+
+    def compute_output_spec(self, *args, **kwargs):
+        # By tracing the call: what is given shapes alone does not know of `predict_visible`.
+        return keras.Operation.compute_output_spec(self, *args, **kwargs)
 
     def get_config(self):
         return {

@@ -1,5 +1,7 @@
 """The vision transformer encoder: all patches of an image, or the visible ones only."""
 
+import math
+
 import keras
 from keras import ops
 
@@ -12,7 +14,7 @@ from keras_mae.layers.arguments import (
 )
 from keras_mae.layers.patches import PatchEmbedding, gather_tokens, patchify
 from keras_mae.layers.positions import PositionTable
-from keras_mae.layers.transformer import TransformerBlock, layer_norm
+from keras_mae.layers.transformer import TransformerBlock, layer_norm, recomputed
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -115,6 +117,7 @@ class ViTEncoder(keras.Model):
         training: bool. Whether drop path is on.
         last_blocks: int n, 1 to `num_layers`. Tokens of so many last blocks are returned side by
             side, the last block's at the end.
+        kept: bool `(B, R)`, as `draw` returns it: what drop path keeps; None: drawn.
     Returns:
         float `(B, 1 + N, n D)`, or `(B, 1 + K, n D)` in the order of `keep_ids`: the class token
         first, the final LayerNorm applied to each block's tokens if there is one.
@@ -181,6 +184,9 @@ class ViTEncoder(keras.Model):
             for i in range(num_layers)
         ]
         self.norm = layer_norm("norm", policy, norm_epsilon) if final_norm else None
+        # Whether blocks that are trained are computed again for the gradient. A model that trains
+        # sets it; it changes no number and is not part of the config.
+        self.recompute = False
         self.build((None, *self.image_size, channels))
 
     def build(self, input_shape):
@@ -205,7 +211,15 @@ class ViTEncoder(keras.Model):
         """The weights, beside vectors, that weight decay leaves alone."""
         return [self.class_token]
 
-    def call(self, images, keep_ids=None, training=False, last_blocks=1):
+    def draw(self, count, share=None):
+        """Return a new `kept` for `count` images, or None where there is no drop path.
+
+        `share` as in `layers.randomness.global_uniform`.
+        """
+        drawn = [block.draw(count, share) for block in self.blocks if block.drop_path]
+        return ops.concatenate(drawn, axis=1) if drawn else None
+
+    def call(self, images, keep_ids=None, training=False, last_blocks=1, kept=None):
         check_images(images, self.image_size, self.channels)
         check_last_blocks(last_blocks, self.num_layers, "last_blocks")
         patches = patchify(images, self.patch_size)
@@ -215,18 +229,66 @@ class ViTEncoder(keras.Model):
         class_token = ops.cast(self.class_token, x.dtype)
         class_token = ops.broadcast_to(class_token, (ops.shape(x)[0], 1, self.hidden_dim))
         x = self.positions(ops.concatenate([class_token, x], axis=1), keep_ids)
+        recompute = self.recompute and training
+        if recompute and kept is None:
+            kept = self.draw(ops.shape(x)[0])
         outputs = []
         for i, block in enumerate(self.blocks):
-            x = block(x, training=training)
+            block_kept = None
+            if kept is not None and block.drop_path:
+                block_kept, kept = kept[:, :2], kept[:, 2:]
+            run = recomputed(block) if recompute else block
+            x = run(x, kept=block_kept, training=training)
             if i >= self.num_layers - last_blocks:
                 outputs.append(x if self.norm is None else self.norm(x))
         return outputs[0] if last_blocks == 1 else ops.concatenate(outputs, axis=-1)
 
-    def compute_output_shape(self, images_shape, keep_ids_shape=None):
-        kept = self.num_patches if keep_ids_shape is None else keep_ids_shape[1]
-        return images_shape[0], 1 + kept, self.hidden_dim
+    @property
+    def num_output_blocks(self):
+        """The greatest `last_blocks`."""
+        return self.num_layers
 
-    def compute_output_spec(self, images, keep_ids=None, training=False, last_blocks=1):
+    def adapted(self, without_norm=False, **changes):
+        """Return a copy with the same weights, all of them trainable.
+
+        Args:
+            without_norm: bool. Whether the copy ends without a norm.
+            **changes: arguments of `ViTEncoder` that the copy is to differ in. For another
+                `image_size`, sine-cosine positions are computed anew, learned ones resampled.
+        """
+        from keras_mae.models.weights import assign_weights, get_weights  # it imports this module
+
+        if without_norm:
+            changes["final_norm"] = False
+        copy = type(self).from_config({**self.get_config(), **changes, "trainable": True})
+        skip = () if copy.final_norm else ("encoder.norm.*",)
+        assign_weights(copy, get_weights(self), self.grid_size, skip=skip)
+        return copy
+
+    def frozen_parts(self, trainable_blocks):
+        """Return the layers and variables that `ViTClassifier(trainable_blocks=...)` freezes.
+
+        Raises:
+            ValueError: if `trainable_blocks` is not 0, 0.5, or a number of blocks.
+        """
+        valid = [0, 0.5, *range(1, self.num_layers + 1)]
+        if isinstance(trainable_blocks, bool) or trainable_blocks not in valid:
+            raise ValueError(
+                "`trainable_blocks` must be None, 0, 0.5, or an int up to the encoder's "
+                f"{self.num_layers} blocks. Received: {trainable_blocks!r}"
+            )
+        frozen = [self.class_token, self.patch_embedding, self.positions]
+        frozen += [] if self.norm is None else [self.norm]
+        frozen += self.blocks[: self.num_layers - math.ceil(trainable_blocks)]
+        if trainable_blocks == 0.5:
+            frozen += [self.blocks[-1].attention_norm, self.blocks[-1].attention]
+        return frozen
+
+    def compute_output_shape(self, input_shape, keep_ids_shape=None):
+        num_tokens = 1 + (self.num_patches if keep_ids_shape is None else keep_ids_shape[1])
+        return input_shape[0], num_tokens, self.hidden_dim
+
+    def compute_output_spec(self, images, keep_ids=None, training=False, last_blocks=1, kept=None):
         # `compute_output_shape` is given shapes only, and cannot know of `last_blocks`.
         check_last_blocks(last_blocks, self.num_layers, "last_blocks")
         shape = self.compute_output_shape(

@@ -5,9 +5,6 @@ Who can read files (`keras_mae.interop`) registers itself here, so that models n
 
 import os
 
-from keras_mae.models.encoder import ViTEncoder
-from keras_mae.models.saved_model_encoder import SavedModelEncoder
-
 _open_path = None
 
 
@@ -31,7 +28,7 @@ def open_encoder(source):
     if isinstance(source, str | os.PathLike) and _open_path is not None:
         source = _open_path(source)
     encoder = getattr(source, "encoder", source)
-    if not isinstance(encoder, ViTEncoder | SavedModelEncoder):
+    if not callable(getattr(encoder, "adapted", None)):
         raise ValueError(
             "`encoder` must be a ViTEncoder, a model with one, or a path to either. "
             f"Received: {source!r}"

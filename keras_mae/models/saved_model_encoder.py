@@ -6,7 +6,7 @@ import keras
 
 from keras_mae.files import saved_model_path
 from keras_mae.layers.arguments import pair
-from keras_mae.models.encoder import check_images, pixel_statistics
+from keras_mae.models.encoder import check_images, check_last_blocks, pixel_statistics
 
 ENDPOINT = "serve"
 CARD = "card.json"
@@ -30,6 +30,7 @@ class SavedModelEncoder(keras.Model):
     Call arguments:
         images: float `(B, H, W, C)`, `(pixel / 255 - mean) / std`.
         last_blocks: 1, as of a `ViTEncoder`: only the last block's tokens are in the graph.
+        kept: None.
     Returns:
         float32 `(B, 1 + N, D)`, class token first.
     Raises:
@@ -71,17 +72,57 @@ class SavedModelEncoder(keras.Model):
         # The only (1, 1, D) there is.
         return [v for v in self.graph.variables if tuple(v.shape[:2]) == (1, 1) and v.shape[2:]]
 
-    def call(self, images, training=False, last_blocks=1):
-        if last_blocks != 1:
+    # Only the last block's tokens are in the graph.
+    num_output_blocks = 1
+
+    @property
+    def recompute(self):
+        """False: a graph is computed as it was exported."""
+        return False
+
+    @recompute.setter
+    def recompute(self, value):
+        if value:
+            raise ValueError(f"`recompute` must be False for a SavedModel. Received: {value!r}")
+
+    def draw(self, count, share=None):
+        """Return None: there is no drop path in the graph."""
+
+    def adapted(self, without_norm=False, image_size=None, drop_path=None, **changes):
+        """Return a copy with the same weights, as a `ViTEncoder` does; the graph stays as it is.
+
+        Raises:
+            ValueError: for another `image_size`, or a `drop_path`.
+        """
+        for name, value, own in (
+            ("image_size", image_size, self.image_size),
+            ("drop_path", drop_path, 0),
+        ):
+            if value is not None and value != own:
+                raise ValueError(
+                    f"`{name}` must be {own}, or None, for a SavedModel. Received: {value}"
+                )
+        copy = type(self)(self.filepath, self.mean, self.std, name=self.name)
+        for own, given in zip(copy.variables, self.variables, strict=True):
+            own.assign(given)
+        return copy
+
+    def frozen_parts(self, trainable_blocks):
+        """Return what `trainable_blocks` freezes: all of it, as blocks cannot be told apart."""
+        if trainable_blocks != 0:
             raise ValueError(
-                "`last_blocks` must be 1 for a SavedModel, which gives the last block's tokens. "
-                f"Received: {last_blocks!r}"
+                "`trainable_blocks` must be None or 0 for a SavedModel, in which blocks cannot be "
+                f"told apart. Received: {trainable_blocks!r}"
             )
+        return [self]
+
+    def call(self, images, training=False, last_blocks=1, kept=None):
+        check_last_blocks(last_blocks, self.num_output_blocks, "last_blocks")
         check_images(images, self.image_size, self.channels)
         return self.graph(keras.ops.cast(images, "float32"))
 
-    def compute_output_shape(self, images_shape):
-        return images_shape[0], None, self.hidden_dim
+    def compute_output_shape(self, input_shape):
+        return input_shape[0], None, self.hidden_dim
 
     def get_config(self):
         return {

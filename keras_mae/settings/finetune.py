@@ -2,27 +2,24 @@
 
 import dataclasses
 
-from keras_mae.layers.pooling import POOLINGS
-from keras_mae.settings.pretrain import PRECISIONS, RESUME, RunSettings
-from keras_mae.training import scaled_learning_rate, steps_of, warmup_cosine
+from keras_mae.presets import list_presets
+from keras_mae.settings.fields import SettingsError, changed, setting
+from keras_mae.settings.run import (
+    DATA,
+    EVALUATION,
+    LENGTH,
+    MODEL,
+    RESIZES,
+    RunSettings,
+    steps_of,
+)
 
 PROTOCOLS = ("full", "linear", "partial", "scratch", "knn")
-STRATEGIES = ("auto", "one_device", "mirrored")  # of one host
 AUGMENTATIONS = ("source", "crop", "shift", "none")
+POOLINGS = ("token", "mean", "both")
 SMALL_IMAGE = 64  # pixels a side
-MOST_VIEWS = 1_000_000  # whose features a recipe keeps in memory
-# Settings that change no number of the run: it can go on with others.
-FREE = {
-    "encoder",  # the run is of its weights, wherever they lie
-    "output_dir",
-    "overwrite",
-    "resume",
-    "checkpoint_steps",
-    "checkpoint_minutes",
-    "keep",
-    "max_bad_fraction",
-    "dry_run",
-}
+VIEWS_IN_ALL = 8_000  # whose features a recipe computes: of few images, more of each
+AUGMENTED = "Augmentation"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,7 +27,7 @@ class FinetuneRecipe:
     """Settings that go together; see `FinetuneSettings` for what each means.
 
     Attributes:
-        feature_views: int. Of more than some ten thousand images fewer, to fit in memory.
+        feature_views: int, at most; fewer of many images, so that they are 8,000 in all.
         least_steps: int. A run on few images has more epochs, so that it has so many steps.
         beta_2: float. AdamW's second moment's decay.
     """
@@ -113,193 +110,210 @@ RECIPES = {
             warmup_epochs=10,
             pooling="both",
             feature_views=16,
-            least_steps=4000,
+            least_steps=2000,
         ),
         "knn": FinetuneRecipe(),
     },
 }
 _OF_RECIPE = [f.name for f in dataclasses.fields(FinetuneRecipe) if f.name != "least_steps"]
+BY_RECIPE = "the recipe's"
 
 
-@dataclasses.dataclass
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class FinetuneSettings(RunSettings):
     """All that fixes a fine-tuning run; each field is a flag of `scripts/finetune.py`.
 
     None stands for the default of the protocol's recipe.
 
-    Attributes:
-        encoder: str or None. A path that `keras_mae.load_encoder` knows. None: a new
-            encoder of `preset`, which "full" and "partial" refuse.
-        dataset: str, see `keras_mae.data.load_source`. It must have labels.
-        protocol: "full": all weights. "linear": a linear layer on frozen features. "partial": the
-            last `trainable_blocks` and the head. "scratch": the encoder's architecture from random
-            weights. "knn": nearest neighbours of frozen features, no training.
-        preset: str. The architecture where there is no encoder.
-        recipe: "paper" or "small". None: "small" for images of at most 64 pixels a side.
-        train_examples: int or None. So many training images, equally many a class, chosen by
-            `seed`; None: all.
-        trainable_blocks: 0, 0.5 (the last block's MLP) or an int; for "partial", which has 1 if it
-            is None.
-        num_classes: int or None. Outputs of the head; None: as many as the data set has classes.
-        image_size: list of one or two ints, or None for the encoder's.
-        batch_size, epochs: the global batch, and passes over the training images.
-        steps: int. Length of the run in steps, instead of `epochs`.
-        base_learning_rate: float. Peak for 256 images; it is scaled with the batch.
-        warmup_epochs: float. None: the recipe's share of the run.
-        weight_decay: float. AdamW's, of weight matrices; of LARS: inside the scaled step.
-        layer_decay: float in (0, 1], see `layer_rate_scales`.
-        beta_2: float in [0, 1). AdamW's.
-        drop_path, label_smoothing: floats in [0, 1).
-        mixup, cutmix: floats of 0 or more. Alpha of the Beta distribution that the share is drawn
-            from; 0: off. With both, each batch takes one of them by chance.
-        randaugment: (number of operations, magnitude 0-10); (0, 0): off.
-        erasing: float in [0, 1]. Chance that a box of an image is replaced by noise.
-        ema: float in [0, 1). Decay of the average of the weights, which is what is validated and
-            saved; 0: off.
-        pooling: the class "token", the "mean" of the patches' tokens, or "both" side by side.
-        pooled_blocks: int. The tokens of so many last blocks are pooled side by side: 1 for the
-            encoder's output; 4 is what DINO probes small models with.
-        augmentation: "source": the data set's own; "crop", "shift" or "none".
-        resize: "bicubic" (antialiased) or "bilinear", of the augmented images.
-        feature_views: int. For linear probes: the features of so many augmented views of each
-            image are computed once and kept, and each step draws from all of them. 0: each epoch
-            computes new ones (without augmentation, features are computed once all the same).
-        validation_epochs: int. Epochs between two validations; None: 1, or more where fewer images
-            are trained on than twice those held out.
-        knn: list of ints. Numbers of neighbours; the first one's accuracy is "top1".
-        seed: int. Fixes weights, order, augmentation and the choice of `train_examples`.
-        output_dir, overwrite, resume, checkpoint_steps, checkpoint_minutes, keep, precision, jit,
-        strategy, logical_devices, max_bad_fraction: as in `PretrainSettings`.
-        dry_run: bool. Print each variable's learning rate and decay, and train nothing.
+    Example:
+        settings = FinetuneSettings(encoder="saved_models/mae_mnist5k", protocol="linear")
+        keras_mae.finetune(settings)
+    Raises:
+        SettingsError: a ValueError, with all values that do not fit.
     """
 
-    _free = FREE
+    encoder: str | None = setting(
+        None,
+        "A run's directory, a .keras file, another library's checkpoint, or a SavedModel's "
+        "directory. Without one: a new encoder of --preset, for scratch, linear and knn.",
+        MODEL,
+        fixes=False,  # the run is of its weights, wherever they lie
+        sweep=False,
+        shown="none",
+        first=2,
+    )
+    protocol: str = setting(
+        "full",
+        "full: all weights. linear: a linear layer on frozen features. partial: the last blocks "
+        "and the head. scratch: the encoder's architecture from random weights. knn: nearest "
+        "neighbours of frozen features, no training.",
+        MODEL,
+        choices=PROTOCOLS,
+        sweep=False,
+        first=3,
+    )
+    preset: str = setting(
+        "mae_vit_mini_patch4",
+        "Architecture where there is no encoder.",
+        MODEL,
+        choices=tuple(list_presets()),
+        sweep=False,
+    )
+    recipe: str | None = setting(
+        None,
+        "Defaults that go together, see docs/recipes.md.",
+        LENGTH,
+        choices=("paper", "small"),
+        shown="small for images of at most 64 pixels a side",
+    )
+    train_examples: int | None = setting(
+        None,
+        "Train on so many images, equally many a class, chosen by the seed.",
+        DATA,
+        least=1,
+        sweep=False,
+        shown="all",
+        first=4,
+    )
+    trainable_blocks: float | None = setting(
+        None,
+        "For partial: 0, 0.5 (the MLP of the last block), 1, 2, ...",
+        MODEL,
+        least=0,
+        sweep=False,
+        shown="1",
+    )
+    num_classes: int | None = setting(
+        None, "Outputs of the head.", MODEL, least=1, sweep=False, shown="the data's"
+    )
+    image_size: tuple[int, ...] | None = setting(
+        None,
+        "SIDE or HEIGHT,WIDTH, pixels.",
+        MODEL,
+        least=1,
+        lengths=(1, 2),
+        sweep=False,
+        shown="the encoder's",
+    )
+    pooling: str | None = setting(
+        None,
+        "The class token, the mean of the patches' tokens, or both side by side.",
+        MODEL,
+        choices=POOLINGS,
+        shown=BY_RECIPE,
+    )
+    pooled_blocks: int | None = setting(
+        None,
+        "So many last blocks' tokens are pooled, side by side.",
+        MODEL,
+        least=1,
+        shown=BY_RECIPE,
+    )
+    batch_size: int | None = changed(RunSettings, "batch_size", None, first=0)
+    epochs: float | None = changed(RunSettings, "epochs", None, first=0)
+    warmup_epochs: float | None = changed(
+        RunSettings, "warmup_epochs", None, shown="the recipe's share of the run"
+    )
+    ema: float | None = changed(RunSettings, "ema", None, shown=BY_RECIPE)
+    layer_decay: float | None = setting(
+        None,
+        "Each block's learning rate is so many times the next one's.",
+        LENGTH,
+        above=0,
+        most=1,
+        shown=BY_RECIPE,
+    )
+    beta_2: float | None = setting(
+        None, "AdamW's second.", LENGTH, least=0, below=1, shown=BY_RECIPE
+    )
+    drop_path: float | None = setting(
+        None, "Rate of the last block.", LENGTH, least=0, below=1, shown=BY_RECIPE
+    )
+    augmentation: str | None = setting(
+        None,
+        "source: the data set's own; crop; shift; none.",
+        AUGMENTED,
+        choices=AUGMENTATIONS,
+        shown=BY_RECIPE,
+    )
+    resize: str = setting("bicubic", "Of the augmented images.", AUGMENTED, choices=RESIZES)
+    label_smoothing: float | None = setting(
+        None,
+        "Share of a label spread over all classes.",
+        AUGMENTED,
+        least=0,
+        below=1,
+        shown=BY_RECIPE,
+    )
+    mixup: float | None = setting(None, "Alpha; 0: off.", AUGMENTED, least=0, shown=BY_RECIPE)
+    cutmix: float | None = setting(None, "Alpha; 0: off.", AUGMENTED, least=0, shown=BY_RECIPE)
+    randaugment: tuple[float, ...] | None = setting(
+        None,
+        "OPERATIONS,MAGNITUDE (0-10); 0: off.",
+        AUGMENTED,
+        least=0,
+        lengths=(1, 2),
+        shown=BY_RECIPE,
+    )
+    erasing: float | None = setting(
+        None, "Chance that a box of an image is erased.", AUGMENTED, least=0, most=1, shown=BY_RECIPE
+    )
+    feature_views: int | None = setting(
+        None,
+        "For linear: augmented views of an image, computed once; 0: anew in each epoch.",
+        AUGMENTED,
+        least=0,
+        shown=BY_RECIPE,
+    )
+    knn: tuple[int, ...] = setting(
+        (20, 1, 5, 10, 50, 100),
+        "Numbers of neighbours; the first one's accuracy counts. Those above the number of "
+        "training images are left out, unless given.",
+        EVALUATION,
+        least=1,
+        sweep=False,
+    )
+    dry_run: bool = setting(
+        False,
+        "Print each variable's learning rate and decay; train nothing.",
+        EVALUATION,
+        fixes=False,
+        sweep=False,
+    )
 
-    encoder: str | None = None
-    dataset: str = "mnist5k"
-    protocol: str = "full"
-    preset: str = "mae_vit_mini_patch4"
-    recipe: str | None = None
-    train_examples: int | None = None
-    trainable_blocks: float | None = None
-    num_classes: int | None = None
-    image_size: list | None = None
-    batch_size: int | None = None
-    epochs: float | None = None
-    steps: int | None = None
-    base_learning_rate: float | None = None
-    warmup_epochs: float | None = None
-    weight_decay: float | None = None
-    layer_decay: float | None = None
-    beta_2: float | None = None
-    drop_path: float | None = None
-    label_smoothing: float | None = None
-    mixup: float | None = None
-    cutmix: float | None = None
-    randaugment: tuple | None = None
-    erasing: float | None = None
-    ema: float | None = None
-    pooling: str | None = None
-    pooled_blocks: int | None = None
-    augmentation: str | None = None
-    resize: str = "bicubic"
-    feature_views: int | None = None
-    validation_epochs: int | None = None
-    knn: tuple = (20, 1, 5, 10, 50, 100)
-    seed: int = 0
-    output_dir: str | None = None
-    overwrite: bool = False
-    resume: str = "auto"
-    checkpoint_steps: int | None = None
-    checkpoint_minutes: float | None = 10.0
-    keep: int = 2
-    precision: str = "float32"
-    jit: bool = True
-    strategy: str = "auto"
-    logical_devices: int | None = None
-    max_bad_fraction: float = 0.1
-    dry_run: bool = False
+    @property
+    def _prefix(self):
+        return self.protocol
 
     def __post_init__(self):
-        self._check_length()
-        for name, allowed in (
-            ("protocol", PROTOCOLS),
-            ("recipe", (None, *RECIPES)),
-            ("pooling", (None, *POOLINGS)),
-            ("augmentation", (None, *AUGMENTATIONS)),
-            ("precision", PRECISIONS),
-            ("resume", RESUME),
-            ("strategy", STRATEGIES),
-        ):
-            if getattr(self, name) not in allowed:
-                raise ValueError(
-                    f"`{name}` must be one of {[a for a in allowed if a is not None]}. "
-                    f"Received: {getattr(self, name)!r}"
-                )
-        for name in ("batch_size", "epochs", "steps", "base_learning_rate", "train_examples"):
-            self._check_range(name, above=0)
-        for name in (
-            "num_classes",
-            "validation_epochs",
-            "checkpoint_steps",
-            "checkpoint_minutes",
-            "keep",
-            "pooled_blocks",
-        ):
-            self._check_range(name, above=0)
-        for name in ("warmup_epochs", "weight_decay", "mixup", "cutmix", "seed", "feature_views"):
-            self._check_range(name, least=0)
-        for name in ("drop_path", "label_smoothing", "ema", "beta_2"):
-            self._check_range(name, least=0, below=1)
-        self._check_range("layer_decay", above=0, most=1)
-        self._check_range("erasing", least=0, most=1)
+        super().__post_init__()
         if self.randaugment is not None:
-            self.randaugment = _pair_of_randaugment(self.randaugment)
-        self.knn = tuple(self.knn)
-        if not self.knn or min(self.knn) < 1:
-            raise ValueError(
-                f"`knn` must be numbers of neighbours of 1 or more. Received: {self.knn}"
-            )
-        if self.image_size is not None and not 1 <= len(self.image_size) <= 2:
-            raise ValueError(
-                f"`image_size` must be one or two numbers. Received: {self.image_size}"
+            operations, magnitude = (*self.randaugment, 0)[:2]
+            object.__setattr__(self, "randaugment", (int(operations), float(magnitude)))
+
+    def faults_together(self):
+        yield from super().faults_together()
+        pair = self.randaugment
+        if pair is not None and (pair[0] != int(pair[0]) or not 0 <= (*pair, 0)[1] <= 10):
+            yield (
+                "`randaugment` must be (number of operations, magnitude from 0 to 10). "
+                f"Received: {list(pair)}"
             )
         if self.trainable_blocks is not None and self.protocol != "partial":
-            raise ValueError(
+            yield (
                 "`trainable_blocks` must be None but for protocol='partial'. Received: "
                 f"{self.trainable_blocks} with protocol={self.protocol!r}"
             )
         if self.feature_views and self.protocol != "linear":
-            raise ValueError(
+            yield (
                 "`feature_views` must be None or 0 but for protocol='linear'. Received: "
                 f"{self.feature_views} with protocol={self.protocol!r}"
             )
-        if self.protocol == "partial" and self.trainable_blocks is None:
-            self.trainable_blocks = 1
         if self.encoder is None and self.protocol in ("full", "partial"):
-            raise ValueError(
+            yield (
                 f"`encoder` must be given for protocol={self.protocol!r}; 'scratch' trains one "
                 "that is new. Received: None"
             )
-        if self.output_dir is None:
-            name = "".join(c if c.isalnum() else "_" for c in self.dataset).strip("_")
-            self.output_dir = f"saved_models/{self.protocol}_{name}"
-
-    def _check_range(self, name, least=None, above=None, most=None, below=None):
-        value = getattr(self, name)
-        if value is None:
-            return
-        limits = (
-            ("at least", least, least is None or value >= least),
-            ("greater than", above, above is None or value > above),
-            ("at most", most, most is None or value <= most),
-            ("less than", below, below is None or value < below),
-        )
-        if not all(holds for _, _, holds in limits):
-            words = " and ".join(
-                f"{word} {limit}" for word, limit, _ in limits if limit is not None
-            )
-            raise ValueError(f"`{name}` must be {words}. Received: {value}")
 
     def with_recipe(self, image_size, num_examples):
         """Return these settings with the recipe's values for all that is None.
@@ -315,7 +329,7 @@ class FinetuneSettings(RunSettings):
         values = {field: getattr(recipe, field) for field in _OF_RECIPE}
         values["batch_size"] = min(recipe.batch_size, num_examples)
         batch_size = self.batch_size or values["batch_size"]
-        views = min(recipe.feature_views, max(1, MOST_VIEWS // num_examples))
+        views = min(recipe.feature_views, max(1, VIEWS_IN_ALL // num_examples))
         values["feature_views"] = views
         values["epochs"] = max(recipe.epochs, recipe.least_steps * batch_size / num_examples)
         # Warm-up keeps its share of a run that is shorter or longer than the recipe's.
@@ -328,21 +342,27 @@ class FinetuneSettings(RunSettings):
         given = {name: getattr(self, name) for name in values if getattr(self, name) is not None}
         values.update(given)
         if values["feature_views"] and (values["mixup"] or values["cutmix"]):
-            raise ValueError(
-                "`feature_views` must be 0 with mixup or CutMix, which mix images anew each step. "
-                f"Received: {values['feature_views']}"
+            raise SettingsError(
+                [
+                    "`feature_views` must be 0 with mixup or CutMix, which mix images anew each "
+                    f"step. Received: {values['feature_views']}"
+                ]
             )
+        if self.protocol == "partial" and self.trainable_blocks is None:
+            values["trainable_blocks"] = 1
         return dataclasses.replace(self, recipe=name, **values)
 
-    def learning_rate(self, num_examples):
-        """Return the learning-rate schedule: warm-up and cosine over the whole run."""
-        total_steps = self.total_steps(num_examples)
-        warmup_steps = steps_of(self.warmup_epochs, num_examples, self.batch_size)
-        peak = scaled_learning_rate(self.base_learning_rate, self.batch_size)
-        return warmup_cosine(peak, min(warmup_steps, total_steps - 1), total_steps)
+    def warmup_steps(self, num_examples):
+        """Return the steps of the warm-up."""
+        steps = steps_of(self.warmup_epochs, num_examples, self.batch_size)
+        return min(steps, self.total_steps(num_examples) - 1)
 
-    def recipe_text(self):
-        """Return the recipe in use as lines of text, settings that differ from it marked."""
+    def recipe_text(self, neighbours=None):
+        """Return the recipe in use as lines of text, settings that differ from it marked.
+
+        Args:
+            neighbours: numbers of neighbours that are measured; None for `knn`.
+        """
         recipe = RECIPES[self.recipe][self.protocol]
         shown = []
         for name in _OF_RECIPE:
@@ -355,17 +375,7 @@ class FinetuneSettings(RunSettings):
         lines = [f"Recipe in use: {self.recipe}, {self.protocol} (* other than the recipe's)"]
         if self.protocol == "knn":
             pooled = f"pooling={self.pooling}, pooled_blocks={self.pooled_blocks}"
-            return f"{lines[0]}\n  {pooled}, k={list(self.knn)}"
+            return f"{lines[0]}\n  {pooled}, k={list(neighbours or self.knn)}"
         rows = [shown[i : i + 5] for i in range(0, len(shown), 5)]
         rows[0].insert(0, f"optimizer={optimizer}")
         return "\n".join([*lines, *("  " + ", ".join(row) for row in rows)])
-
-
-def _pair_of_randaugment(value):
-    pair = tuple(value) if len(value) == 2 else (*value, 0)
-    if len(pair) != 2 or pair[0] != int(pair[0]) or pair[0] < 0 or not 0 <= pair[1] <= 10:
-        raise ValueError(
-            "`randaugment` must be (number of operations, magnitude from 0 to 10). "
-            f"Received: {value}"
-        )
-    return int(pair[0]), float(pair[1])

@@ -2,26 +2,21 @@
 
 import dataclasses
 
-import keras_mae
-from keras_mae.layers import MaskRatioSchedule
-from keras_mae.training import scaled_learning_rate, steps_of, warmup_cosine
+from keras_mae.presets import list_presets, preset_config
+from keras_mae.settings.fields import changed, setting
+from keras_mae.settings.run import (
+    DATA,
+    EVALUATION,
+    MODEL,
+    RESIZES,
+    RunSettings,
+    steps_of,
+)
 
-RESUME = ("auto", "never")
-# Settings that change no number of the run: it can go on with others.
-FREE = {
-    "output_dir",
-    "overwrite",
-    "resume",
-    "checkpoint_steps",
-    "checkpoint_minutes",
-    "keep",
-    "probe",
-    "probe_images",
-    "max_bad_fraction",
-    "tensorboard",
-    "tpu",
-}
-PRECISIONS = {"float32": "float32", "bfloat16": "mixed_bfloat16", "float16": "mixed_float16"}
+MASKINGS = "keras_mae.layers.maskings"
+DECODER_ATTENTION = ("self", "masked", "cross")
+SMALL_IMAGE = 64  # pixels a side, up to which patches of 4 pixels suit
+LARGEST_IMAGE = 224  # pixels a side, unless a size is given
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,138 +46,124 @@ RECIPES = {
 }
 
 
-class RunSettings:
-    """What the settings of all runs share; they have `epochs`, `steps` and `batch_size`."""
-
-    _free = frozenset()  # names of the settings that change no number of the run
-
-    def _check_length(self):
-        if self.epochs is not None and self.steps is not None:
-            raise ValueError(
-                "`epochs` or `steps` must be given, not both. "
-                f"Received: epochs={self.epochs}, steps={self.steps}"
-            )
-
-    def fixed(self):
-        """Return the settings that fix the numbers of the run, as a dict."""
-        return {k: v for k, v in dataclasses.asdict(self).items() if k not in self._free}
-
-    def total_steps(self, num_examples):
-        """Return the length of the run in steps, for a training set of `num_examples` images."""
-        return self.steps or steps_of(self.epochs, num_examples, self.batch_size)
-
-
-@dataclasses.dataclass
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class PretrainSettings(RunSettings):
     """All that fixes a pre-training run; each field is a flag of `scripts/pretrain.py`.
 
-    None stands for the default of the preset's recipe, or of the preset.
+    None stands for the default of the preset's recipe, of the preset, or of the images.
+
+    Example:
+        settings = PretrainSettings(dataset="folder:photos", epochs=100, seed=1)
+        keras_mae.pretrain(settings)
+    Raises:
+        SettingsError: a ValueError, with all values that do not fit.
     """
 
-    _free = FREE
+    preset: str | None = setting(
+        None,
+        "Architecture.",
+        MODEL,
+        choices=tuple(list_presets()),
+        shown="by the images' size",
+        first=2,
+    )
+    image_size: tuple[int, ...] | None = setting(
+        None,
+        "SIDE or HEIGHT,WIDTH, pixels.",
+        MODEL,
+        least=1,
+        lengths=(1, 2),
+        shown="the preset's; without --preset, by the images' size",
+    )
+    mask_ratio: tuple[float, ...] = setting(
+        (0.75,),
+        "Share of patches removed; START,END moves it over training.",
+        MODEL,
+        lengths=(1, 2),
+        above=0,
+        below=1,
+    )
+    masking: str = setting(
+        "random", "Which patches are removed.", MODEL, choices=MASKINGS
+    )
+    norm_pix_loss: bool = setting(
+        True, "Predict patches that are normalized each.", MODEL
+    )
+    decoder_attention: str = setting(
+        "self", "What the decoder attends to.", MODEL, choices=DECODER_ATTENTION
+    )
+    decoder_num_layers: int | None = setting(
+        None, "Blocks of the decoder.", MODEL, least=1, shown="the preset's"
+    )
+    weight_decay: float = changed(RunSettings, "weight_decay", 0.05)
+    resize: str = setting("bilinear", "Of the random crops.", DATA, choices=RESIZES)
+    crops_per_image: int = setting(
+        1, "Crops taken of each decoded image.", DATA, least=1
+    )
+    probe: bool = setting(
+        True,
+        "Of labelled images, print accuracies at the end.",
+        EVALUATION,
+        fixes=False,
+        sweep=False,
+    )
+    probe_images: int = setting(
+        10_000,
+        "Images, at most, for losses and accuracies.",
+        EVALUATION,
+        least=1,
+        fixes=False,
+        sweep=False,
+    )
 
-    dataset: str = "mnist5k"
-    preset: str = "mae_vit_mini_patch4"
-    image_size: list | None = None
-    mask_ratio: list = dataclasses.field(default_factory=lambda: [0.75])
-    masking: str = "random"
-    norm_pix_loss: bool = True
-    decoder_attention: str = "self"
-    decoder_num_layers: int | None = None
-    batch_size: int | None = None
-    epochs: float | None = None
-    steps: int | None = None
-    base_learning_rate: float | None = None
-    warmup_epochs: float | None = None
-    weight_decay: float = 0.05
-    precision: str = "float32"
-    jit: bool = True
-    accumulate_steps: int = 1
-    recompute: bool = False
-    seed: int = 0
-    output_dir: str | None = None
-    overwrite: bool = False
-    resume: str = "auto"
-    checkpoint_steps: int | None = None
-    checkpoint_minutes: float | None = 10.0
-    keep: int = 2
-    probe: bool = True
-    probe_images: int = 10_000
-    strategy: str = "auto"
-    logical_devices: int | None = None
-    tpu: str | None = None
-    tensorboard: bool = False
-    resize: str = "bilinear"
-    crops_per_image: int = 1
-    max_bad_fraction: float = 0.1
+    _prefix = "mae"
 
-    def __post_init__(self):
-        self._check_length()
-        for name, allowed in (("precision", PRECISIONS), ("resume", RESUME)):
-            if getattr(self, name) not in allowed:
-                raise ValueError(
-                    f"`{name}` must be one of {list(allowed)}. Received: {getattr(self, name)!r}"
-                )
-        positive = ("batch_size", "epochs", "steps", "base_learning_rate", "probe_images")
-        positive += (
-            "decoder_num_layers",
-            "accumulate_steps",
-            "checkpoint_steps",
-            "checkpoint_minutes",
-            "keep",
-            "crops_per_image",
+    def resolved(self, typical_size):
+        """Return these settings with what depends on the images and the preset's recipe filled in.
+
+        Args:
+            typical_size: (H, W) of the images, or None where that is not known.
+        Returns:
+            a `PretrainSettings` with a preset, a batch, a length and a learning rate.
+        """
+        preset, image_size = self.preset, self.image_size
+        if preset is None:
+            preset, own_size = _choice_for(typical_size)
+            image_size = image_size or own_size
+        recipe = RECIPES.get(preset, PAPER)
+        epochs = self.epochs
+        if self.steps is None and epochs is None:
+            epochs = recipe.epochs
+        return dataclasses.replace(
+            self,
+            preset=preset,
+            image_size=image_size,
+            batch_size=self.batch_size or recipe.batch_size,
+            epochs=epochs,
+            base_learning_rate=self.base_learning_rate or recipe.base_learning_rate,
         )
-        for name in positive:
-            value = getattr(self, name)
-            if value is not None and value <= 0:
-                raise ValueError(f"`{name}` must be greater than 0. Received: {value}")
-        for name in ("warmup_epochs", "weight_decay", "seed"):
-            value = getattr(self, name)
-            if value is not None and value < 0:
-                raise ValueError(f"`{name}` must be at least 0. Received: {value}")
-        for name, most in (("image_size", 2), ("mask_ratio", 2)):
-            value = getattr(self, name)
-            if value is not None and not 1 <= len(value) <= most:
-                raise ValueError(f"`{name}` must be one or {most} numbers. Received: {value}")
-        recipe = RECIPES.get(self.preset, PAPER)
-        self.batch_size = self.batch_size or recipe.batch_size
-        if self.steps is None:
-            self.epochs = self.epochs or recipe.epochs
-        self.base_learning_rate = self.base_learning_rate or recipe.base_learning_rate
-        if self.output_dir is None:
-            name = "".join(c if c.isalnum() else "_" for c in self.dataset).strip("_")
-            self.output_dir = f"saved_models/mae_{name}"
 
-    def learning_rate(self, num_examples):
-        """Return the learning-rate schedule: warm-up and cosine over the whole run."""
+    def warmup_steps(self, num_examples):
+        """Return the steps of the warm-up."""
         total_steps = self.total_steps(num_examples)
-        warmup_epochs = self.warmup_epochs
-        if warmup_epochs is None:
-            warmup_epochs = RECIPES.get(self.preset, PAPER).warmup_epochs
-        warmup_steps = steps_of(warmup_epochs, num_examples, self.batch_size)
-        if self.warmup_epochs is None:  # a default must not outgrow a short run
-            warmup_steps = min(warmup_steps, total_steps // 10)
-        peak = scaled_learning_rate(self.base_learning_rate, self.batch_size)
-        return warmup_cosine(peak, warmup_steps, total_steps)
+        if self.warmup_epochs is not None:
+            return steps_of(self.warmup_epochs, num_examples, self.batch_size)
+        epochs = RECIPES.get(self.preset, PAPER).warmup_epochs
+        # A default must not outgrow a short run.
+        return min(steps_of(epochs, num_examples, self.batch_size), total_steps // 10)
 
-    def build_model(self, source, total_steps):
-        """Return a new `MaskedAutoencoder` for the images of a `keras_mae.data.Source`."""
-        overrides = {"mask_ratio": self.mask_ratio[0]}
-        if len(self.mask_ratio) == 2:
-            overrides["mask_ratio"] = MaskRatioSchedule(*self.mask_ratio, total_steps=total_steps)
-        if self.decoder_num_layers:
-            overrides["decoder_num_layers"] = self.decoder_num_layers
-        if self.image_size:
-            size = self.image_size
-            overrides["image_size"] = size[0] if len(size) == 1 else tuple(size)
-        return keras_mae.MaskedAutoencoder.from_preset(
-            self.preset,
-            channels=source.channels,
-            masking=self.masking,
-            norm_pix_loss=self.norm_pix_loss,
-            decoder_attention=self.decoder_attention,
-            mean=source.mean,
-            std=source.std,
-            seed=self.seed,
-            **overrides,
-        )
+
+def _choice_for(typical_size):
+    """Return (preset, image size or None for the preset's own) that suit images of a size."""
+    small, other = list_presets()[:2]
+    own_size = preset_config(small)["image_size"]
+    if typical_size is None:
+        return small, None
+    if max(typical_size) <= SMALL_IMAGE:
+        patch = preset_config(small)["patch_size"]
+        size = tuple(max(side // patch, 2) * patch for side in typical_size)
+        return small, None if size == (own_size, own_size) else size
+    patch = preset_config(other)["patch_size"]
+    side = min(LARGEST_IMAGE, max(min(typical_size) // patch, 2) * patch)
+    return other, None if side == preset_config(other)["image_size"] else (side,)
+

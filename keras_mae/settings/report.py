@@ -1,10 +1,19 @@
 """The settings of a report: which encoders, what is measured, and what is swept."""
 
 import dataclasses
-import typing
 
+from keras_mae.settings.fields import (
+    Settings,
+    SettingsError,
+    changed,
+    parse_assignments,
+    parse_sweep,
+    setting,
+    spec_of,
+)
 from keras_mae.settings.finetune import FinetuneSettings
-from keras_mae.settings.pretrain import FREE, PretrainSettings
+from keras_mae.settings.pretrain import PretrainSettings
+from keras_mae.settings.run import DATA, DEVICES, EVALUATION, MODEL, OUTPUT, RunSettings, words_of
 
 PROBED_BLOCKS = 4  # Caron et al. 2021, arXiv:2104.14294, section F.2, of small models
 PARTS = {
@@ -17,122 +26,168 @@ PARTS = {
     "scratch": "the same from random weights, trained as long",
     "partial": "fine-tuning of some last blocks",
 }
-# Names of the paper for fields of `PretrainSettings`.
-ALIASES = {"decoder_depth": "decoder_num_layers"}
-# What a report sets itself, or what is no property of a pre-training.
-NOT_SWEPT = {*FREE, "seed", "dataset", "precision", "jit", "strategy", "logical_devices"}
-NOT_FINETUNE = {
-    "encoder",
-    "dataset",
-    "protocol",
-    "train_examples",
-    "trainable_blocks",
-    "seed",
-    "output_dir",
-    "overwrite",
-    "resume",
-    "preset",
-    "image_size",
-    "num_classes",
-    "precision",
-    "jit",
-    "strategy",
-    "logical_devices",
-    "dry_run",
-    "knn",
-}
+_PARTS_HELP = "; ".join(f"{name}: {what}" for name, what in PARTS.items())
+SETTINGS = "Settings of the runs it is made of"
 
 
-@dataclasses.dataclass
-class ReportSettings:
-    """All that fixes a report; see the flags of `scripts/report.py`.
+def _varied(cls):
+    """Return the names of the settings that a report can give other values."""
+    return [
+        f.name for f in dataclasses.fields(cls) if spec_of(f).sweep and spec_of(f).fixes
+    ]
 
-    Attributes:
-        encoder: path of an encoder, for all seeds; or with "{seed}" in it, one for each; None to
-            pre-train one for each seed.
-        dataset: string, a labelled source.
-        seeds: list of ints of 0 or more, each once.
-        train_examples: int. Few labels, to measure with beside all of them; 0 for all only.
-        parts: list of names of `PARTS`, what is measured; may be empty where there is a sweep.
-        ks: list of ints. Numbers of nearest neighbours.
-        trainable_blocks: list of numbers, the points of the curve of partial fine-tuning. None: 0,
-            0.5, then all up to 6 blocks, or powers of two and the encoder's number of blocks.
-        sweep: dict of a field of `PretrainSettings` to its values.
-        pretrain: dict of fields of `PretrainSettings`, other than its defaults.
-        finetune: dict of fields of `FinetuneSettings`, for full and partial.
-        scratch: the same from scratch, which is trained as long as "full" unless told otherwise.
-        precision, jit: as in `PretrainSettings`, of all that is trained.
-        output_dir: string, or None for `saved_models/report_DATASET`.
+
+def _assigned(argument, cls):
+    return lambda texts: parse_assignments(cls, texts, argument, _varied(cls))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ReportSettings(Settings):
+    """All that fixes a report; each field is a flag of `scripts/report.py`.
+
+    Example:
+        settings = ReportSettings(sweep={"mask_ratio": ((0.5,), (0.75,))}, parts=(), seeds=(0,))
     Raises:
-        ValueError: for a value that does not fit.
+        SettingsError: a ValueError, with all values that do not fit.
     """
 
-    encoder: str | None = None
-    dataset: str = "mnist5k"
-    seeds: list = dataclasses.field(default_factory=lambda: [0, 1, 2])
-    train_examples: int = 500
-    parts: list = dataclasses.field(default_factory=lambda: list(PARTS))
-    ks: list = dataclasses.field(default_factory=lambda: [1, 5, 20, 100])
-    trainable_blocks: list | None = None
-    sweep: dict = dataclasses.field(default_factory=dict)
-    pretrain: dict = dataclasses.field(default_factory=dict)
-    finetune: dict = dataclasses.field(default_factory=dict)
-    scratch: dict = dataclasses.field(default_factory=dict)
-    precision: str = "float32"
-    jit: bool = True
-    output_dir: str | None = None
+    encoder: str | None = setting(
+        None,
+        "Path of an encoder; with {seed} in it, one for each seed.",
+        MODEL,
+        first=1,
+        shown="one is pre-trained for each seed",
+    )
+    dataset: str = changed(RunSettings, "dataset", "mnist5k", first=2)
+    seeds: tuple[int, ...] = setting(
+        (0, 1, 2), "Each is measured; the page has the spread.", EVALUATION, least=0, first=3
+    )
+    train_examples: int = setting(
+        500, "Few labels, beside all of them; 0: all of them only.", DATA, least=0, first=5
+    )
+    parts: tuple[str, ...] = setting(
+        tuple(PARTS),
+        f"What is measured. {_PARTS_HELP}. none: nothing but sweeps.",
+        EVALUATION,
+        choices=tuple(PARTS),
+        lengths=(0, len(PARTS)),
+        first=4,
+    )
+    ks: tuple[int, ...] = setting(
+        (1, 5, 20, 100), "Numbers of nearest neighbours.", EVALUATION, least=1
+    )
+    trainable_blocks: tuple[float, ...] | None = setting(
+        None,
+        "Numbers of blocks of partial fine-tuning.",
+        EVALUATION,
+        least=0,
+        shown="0, 0.5, 1, 2, ... all",
+    )
+    sweep: dict = setting(
+        {},
+        "NAME=VALUE,VALUE,...: pre-train with each value of a setting of scripts/pretrain.py, and "
+        "measure each. Values with commas of their own are divided by slashes. Can be given "
+        "several times.",
+        SETTINGS,
+        multi=lambda texts: parse_sweep(
+            PretrainSettings, texts, allowed=_varied(PretrainSettings)
+        ),
+        first=6,
+        shown="none",
+    )
+    pretrain: dict = setting(
+        {},
+        "NAME=VALUE: a setting of scripts/pretrain.py, such as epochs=100. Can be given several "
+        "times, as those that follow.",
+        SETTINGS,
+        multi=_assigned("pretrain", PretrainSettings),
+        shown="none",
+    )
+    finetune: dict = setting(
+        {},
+        "NAME=VALUE: a setting of scripts/finetune.py, for full and partial.",
+        SETTINGS,
+        multi=_assigned("finetune", FinetuneSettings),
+        shown="none",
+    )
+    scratch: dict = setting(
+        {},
+        "The same from scratch.",
+        SETTINGS,
+        multi=_assigned("scratch", FinetuneSettings),
+        shown="its recipe, as long as fine-tuning",
+    )
+    probe: dict = setting(
+        {},
+        "The same for linear probes, of pixels too.",
+        SETTINGS,
+        multi=_assigned("probe", FinetuneSettings),
+        shown="none",
+    )
+    pretrain_epochs: float | None = setting(
+        None, "Short for --pretrain=epochs=...", SETTINGS, above=0, shown="none"
+    )
+    finetune_epochs: float | None = setting(
+        None, "Short for --finetune=epochs=...", SETTINGS, above=0, shown="none"
+    )
+    precision: str = changed(RunSettings, "precision", "float32", first=0)
+    jit: bool = changed(RunSettings, "jit", True)
+    output_dir: str | None = changed(
+        RunSettings, "output_dir", None, shown="saved_models/report_DATASET", first=0
+    )
 
-    def __post_init__(self):
-        for name, least, word in (("seeds", 0, "0 or more"), ("ks", 1, "1 or more")):
+    @property
+    def directory(self):
+        return self.output_dir or f"saved_models/report_{words_of(self.dataset)}"
+
+    def faults_together(self):
+        for name in ("seeds", "ks"):
             values = getattr(self, name)
-            fit = all(_is_int(value) and value >= least for value in values)
-            if not values or not fit or len(set(values)) < len(values):
-                raise ValueError(
-                    f"`{name}` must be different ints of {word}, at least one. Received: {values}"
-                )
-        if not _is_int(self.train_examples) or self.train_examples < 0:
-            raise ValueError(
-                "`train_examples` must be an int of 0 (all labels only) or more. "
-                f"Received: {self.train_examples!r}"
-            )
-        unknown = [part for part in self.parts if part not in PARTS]
-        if unknown:
-            raise ValueError(f"`parts` must be among {list(PARTS)}. Received: {unknown}")
+            if len(set(values)) < len(values):
+                yield f"`{name}` must be different ints. Received: {list(values)}"
         if not self.parts and not self.sweep:
-            raise ValueError("`parts` must name something where nothing is swept. Received: []")
-        for blocks in self.trainable_blocks or []:
-            if blocks != 0.5 and (blocks < 0 or blocks != int(blocks)):
-                raise ValueError(
+            yield "`parts` must name something where nothing is swept. Received: []"
+        for blocks in self.trainable_blocks or ():
+            if blocks != 0.5 and blocks != int(blocks):
+                yield (
                     "`trainable_blocks` must be 0, 0.5, or whole numbers of blocks. "
-                    f"Received: {self.trainable_blocks}"
+                    f"Received: {list(self.trainable_blocks)}"
                 )
         if self.encoder is not None and self.pretrain and not self.sweep:
-            raise ValueError(
+            yield (
                 "`pretrain` must be empty where an encoder is given: nothing is pre-trained. "
                 f"Received: {self.pretrain} and encoder={self.encoder!r}"
             )
-        _check_fields("sweep", self.sweep, PretrainSettings, NOT_SWEPT)
-        _check_fields("pretrain", self.pretrain, PretrainSettings, NOT_SWEPT)
-        _check_fields("finetune", self.finetune, FinetuneSettings, NOT_FINETUNE)
-        _check_fields("scratch", self.scratch, FinetuneSettings, NOT_FINETUNE)
-        for name, values in self.sweep.items():
-            if len(values) < 2 or any(values.count(value) > 1 for value in values):
-                raise ValueError(
-                    f"`sweep` must give two or more different values. Received: {name}={values}"
+        for name, cls in (
+            ("sweep", PretrainSettings),
+            ("pretrain", PretrainSettings),
+            *((part, FinetuneSettings) for part in ("finetune", "scratch", "probe")),
+        ):
+            unknown = sorted(set(getattr(self, name)) - set(_varied(cls)))
+            if unknown:
+                yield (
+                    f"`{name}` must name settings among {_varied(cls)}. Received: {unknown[0]!r}"
                 )
-        if self.output_dir is None:
-            name = "".join(c if c.isalnum() else "_" for c in self.dataset).strip("_")
-            self.output_dir = f"saved_models/report_{name}"
+        for name, values in self.sweep.items():
+            if len(values) < 2 or any(list(values).count(value) > 1 for value in values):
+                yield f"`sweep` must give two or more different values. Received: {name}={values}"
 
-    def pretrain_settings(self, seed, **changes):
+    def pretrain_settings(self, seed, typical_size, **changes):
         """Return the `PretrainSettings` of a seed, with `changes` as in a sweep.
 
+        Args:
+            seed: int.
+            typical_size: see `PretrainSettings.resolved`.
         Raises:
-            ValueError: if they do not fit.
+            SettingsError: if they do not fit.
         """
-        return PretrainSettings(
-            dataset=self.dataset, seed=seed, **self._devices(), **{**self.pretrain, **changes}
+        given = dict(self.pretrain)
+        if self.pretrain_epochs is not None:
+            given["epochs"] = self.pretrain_epochs
+        settings = PretrainSettings(
+            dataset=self.dataset, seed=seed, **self._devices(), **{**given, **changes}
         )
+        return settings.resolved(typical_size)
 
     def finetune_settings(
         self,
@@ -150,33 +205,41 @@ class ReportSettings:
         Args:
             seed: int.
             protocol: string, of `FinetuneSettings`.
-            encoder: path.
+            encoder: path, or None.
             image_size: (H, W), the encoder's.
             num_examples: int, training images with labels.
             train_examples: `num_examples` where they are few, None where they are all.
             blocks: number, for "partial".
             pooled_blocks: int, or None for the recipe's.
         Raises:
-            ValueError: if they do not fit.
+            SettingsError: if they do not fit.
         """
-        fields = {"full": self.finetune, "partial": self.finetune, "knn": {"knn": tuple(self.ks)}}
+        finetune = dict(self.finetune)
+        if self.finetune_epochs is not None:
+            finetune["epochs"] = self.finetune_epochs
+        fields = {
+            "full": finetune,
+            "partial": finetune,
+            "linear": self.probe,
+            "knn": {"knn": tuple(self.ks)},
+        }
         if protocol == "scratch":
             full = self.finetune_settings(
-                seed, "full", encoder, image_size, num_examples, train_examples
+                seed, "full", encoder or "", image_size, num_examples, train_examples
             )
             length = {"epochs": full.epochs, "steps": full.steps}
             own = any(self.scratch.get(name) for name in length)
             fields["scratch"] = {**({} if own else length), **self.scratch}
+        given = {"pooled_blocks": pooled_blocks, **fields.get(protocol, {})}
         settings = FinetuneSettings(
             encoder=encoder,
             dataset=self.dataset,
             protocol=protocol,
             train_examples=train_examples,
             trainable_blocks=blocks,
-            pooled_blocks=pooled_blocks,
             seed=seed,
             **self._devices(),
-            **fields.get(protocol, {}),
+            **given,
         )
         return settings.with_recipe(image_size, num_examples)
 
@@ -192,7 +255,7 @@ class ReportSettings:
         """Return the numbers of blocks to fine-tune of an encoder with `num_layers`.
 
         Raises:
-            ValueError: if a number in `trainable_blocks` is above it.
+            SettingsError: if a number in `trainable_blocks` is above it.
         """
         if self.trainable_blocks is None:
             whole = range(1, num_layers + 1)
@@ -201,88 +264,10 @@ class ReportSettings:
                 whole += [num_layers] if whole[-1] != num_layers else []
             return [0, 0.5, *whole]
         if max(self.trainable_blocks, default=0) > num_layers:
-            raise ValueError(
-                f"`trainable_blocks` must be at most {num_layers}, the encoder's blocks. "
-                f"Received: {self.trainable_blocks}"
+            raise SettingsError(
+                [
+                    f"`trainable_blocks` must be at most {num_layers}, the encoder's blocks. "
+                    f"Received: {list(self.trainable_blocks)}"
+                ]
             )
-        return self.trainable_blocks
-
-
-def parse_fields(texts, settings_class, argument):
-    """Return `FIELD=VALUE` texts as a dict of a settings class's fields.
-
-    Args:
-        texts: list of strings, such as `["epochs=20", "image_size=32:48"]`; a list's numbers are
-            divided by colons.
-        settings_class: `PretrainSettings` or `FinetuneSettings`.
-        argument: string, what the texts are called in errors.
-    Raises:
-        ValueError: for an unknown field, a value of another type, or a field given twice.
-    """
-    fields = {}
-    for text in texts:
-        name, value = _divide(text, argument)
-        if name in fields:
-            raise ValueError(f"`{argument}` must give a field once. Received: {name} twice")
-        fields[name] = _parse(value, name, settings_class, argument)
-    return fields
-
-
-def parse_sweep(texts):
-    """Return `FIELD=VALUE,VALUE,...` texts as a dict of fields of `PretrainSettings` to lists.
-
-    Raises:
-        ValueError: as `parse_fields`.
-    """
-    sweep = {}
-    for text in texts:
-        name, values = _divide(text, "sweep")
-        if name in sweep:
-            raise ValueError(f"`sweep` must give a field once. Received: {name} twice")
-        sweep[name] = [_parse(v, name, PretrainSettings, "sweep") for v in values.split(",")]
-    return sweep
-
-
-def _divide(text, argument):
-    name, sign, value = text.partition("=")
-    name = ALIASES.get(name.strip(), name.strip())
-    if not sign or not name or not value:
-        raise ValueError(f"`{argument}` must be FIELD=VALUE. Received: {text!r}")
-    return name, value
-
-
-def _parse(text, name, settings_class, argument):
-    """Return the text of a value as the field's type."""
-    _check_fields(argument, {name: text}, settings_class, ())
-    annotation = {field.name: field.type for field in dataclasses.fields(settings_class)}[name]
-    types = typing.get_args(annotation) or (annotation,)
-    text = text.strip()
-    if type(None) in types and text.lower() == "none":
-        return None
-    for kind in types:
-        try:
-            if kind is bool and text.lower() in ("true", "false"):
-                return text.lower() == "true"
-            if kind is list:
-                return [_number(part) for part in text.split(":")]
-            if kind in (int, float, str):
-                return kind(text)
-        except ValueError:
-            continue
-    expected = " or ".join(getattr(kind, "__name__", str(kind)) for kind in types)
-    raise ValueError(f"`{argument}` must give {name} as {expected}. Received: {text!r}")
-
-
-def _number(text):
-    return int(text) if text.strip().lstrip("-").isdigit() else float(text)
-
-
-def _check_fields(argument, fields, settings_class, excluded):
-    known = [f.name for f in dataclasses.fields(settings_class) if f.name not in excluded]
-    unknown = [name for name in fields if name not in known]
-    if unknown:
-        raise ValueError(f"`{argument}` must name fields among {known}. Received: {unknown[0]!r}")
-
-
-def _is_int(value):
-    return isinstance(value, int) and not isinstance(value, bool)
+        return list(self.trainable_blocks)

@@ -1,348 +1,192 @@
-"""A pre-training run, from a source of images to an output directory."""
+"""Pre-training: a masked autoencoder from a source of images."""
 
-import dataclasses
-import errno
-import json
 import shutil
-import sys
-import time
-import warnings
-from pathlib import Path
 
 import keras
 import numpy as np
-import tensorflow as tf
 
-from keras_mae.data import SkipLog, eval_dataset, load_source, pretrain_dataset
+from keras_mae.data import eval_dataset, pretrain_dataset
 from keras_mae.evaluation.baseline import mean_predictor_loss
-from keras_mae.evaluation.comparison import (
-    compare_features,
-    encoder_features,
-    format_table,
-    pixel_features,
-)
 from keras_mae.export import export_encoder
-from keras_mae.files import (
-    environment,
-    save_model,
-    write_json,
-)
+from keras_mae.files import save_model
+from keras_mae.layers import MaskRatioSchedule
+from keras_mae.models import MaskedAutoencoder
 from keras_mae.plots.figures import loss_figure, reconstruction_figure
-from keras_mae.settings.pretrain import PRECISIONS
-from keras_mae.training import MetricsLog, SaveLastGood, make_adamw
-from keras_mae.training.callbacks import trim_metrics
-from keras_mae.training.checkpoints import (
-    CheckpointError,
-    Checkpoints,
-    SaveCheckpoints,
-    run_variables,
-)
-from keras_mae.training.devices import make_strategy
-from keras_mae.training.directory import prepare_output_dir
-from keras_mae.training.tensorboard import TensorBoardLog, check_tensorboard
-from keras_mae.training.workers import WorkerLostError, Workers
+from keras_mae.settings.tools import size_argument
+from keras_mae.tasks.images import EVAL_BATCH, ImageTask, device_line
+from keras_mae.tasks.table import FeatureTable, format_table
+from keras_mae.training import make_adamw
+from keras_mae.training.loop import run
+from keras_mae.training.schedules import run_schedule
 
-CANNOT_WRITE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG)
-LOG_INTERVAL = 10  # steps
 FIGURE_IMAGES = 8
-EVAL_BATCH = 250
 
 
-def pretrain(settings):
+def pretrain(settings, callbacks=()):
     """Train a masked autoencoder as `settings` say, and write its output directory.
 
     It holds `config.json`, `metrics.jsonl`, `mae.keras`, `encoder.keras`, `encoder/1/` (a
     SavedModel; on TensorFlow only), `figures/`, `results.json`, and `skipped.jsonl` if an image
     could not be read. Of several workers, which share the directory, the chief writes; the others
-    write `skipped.workerN.jsonl` only.
+    write `skipped.workerN.jsonl` only. A run that was cut goes on from its last checkpoint.
 
     Args:
         settings: a `PretrainSettings`.
+        callbacks: Keras callbacks, see `keras_mae.training.loop.run`.
     Returns:
         dict, as in `results.json`: held-out losses and, for a labelled data set with
-        `settings.probe`, the accuracies of `compare_features`.
+        `settings.probe`, the accuracies of linear probe and nearest neighbours.
     Raises:
-        ValueError: for a setting that does not fit, before any training.
-        NonFiniteLossError: if the loss becomes NaN; the files of the last good epoch are kept.
-        CheckpointError: if the directory cannot be written, any more or at all.
-        WorkerLostError: if another worker has ended; it says how to go on.
+        ValueError, NonFiniteLossError, CheckpointError, OutOfMemoryError, WorkerLostError,
+        Interrupted: see `keras_mae.training.loop.run`.
+    Example:
+        results = keras_mae.pretrain(keras_mae.PretrainSettings(steps=200, batch_size=64))
     """
-    workers = Workers(make_strategy(settings.strategy, settings.logical_devices, settings.tpu))
-    try:
-        return _pretrain(settings, workers)
-    except OSError as error:
-        if error.errno not in CANNOT_WRITE:
-            raise
-        raise CheckpointError(
-            f"{settings.output_dir} cannot be written: {error}. The same command goes on from the "
-            "last checkpoint in it."
-        ) from error
-    except tf.errors.OpError as error:
-        if not workers.is_loss_of_one(error):
-            raise
-        step = Checkpoints(Path(settings.output_dir) / "checkpoints").last_step()
-        raise WorkerLostError(
-            f"Worker {workers.index} of {workers.count} has lost another one. Start all again with "
-            f"the same command: the run goes on {f'after step {step:,}' if step else 'anew'}. "
-            f"({type(error).__name__})"
-        ) from error
+    return run(Pretrain(settings), callbacks)
 
 
-def _pretrain(settings, workers):
-    if settings.tensorboard:
-        check_tensorboard()
-    if settings.batch_size % workers.replicas:
-        raise ValueError(
-            f"`batch_size` must be a multiple of the {workers.replicas} replicas. "
-            f"Received: {settings.batch_size}"
-        )
-    keras.utils.set_random_seed(settings.seed)
-    keras.config.set_dtype_policy(PRECISIONS[settings.precision])
-    with workers.agreed():
-        source = load_source(settings.dataset)  # its split does not depend on the run's seed
-        train, heldout = source.split()
-        total_steps = settings.total_steps(train.num_examples)
-        with workers.strategy.scope():
-            model = settings.build_model(source, total_steps)
-            optimizer = make_adamw(
-                model, settings.learning_rate(train.num_examples), settings.weight_decay
-            )
-            model.compile(
-                optimizer,
-                # A TPU's steps are compiled whatever Keras does.
-                jit_compile=settings.jit and settings.strategy != "tpu",
-                accumulate_steps=settings.accumulate_steps,
-                recompute=settings.recompute,
-            )
-    run = {**settings.fixed(), "total_steps": total_steps, "images": train.fingerprint()}
-    config = {
-        "run": run,
-        "settings": dataclasses.asdict(settings),
-        "model": model.get_config(),
-        "training_images": train.num_examples,
-        "heldout_images": heldout.num_examples,
-        "command": sys.argv,
-        "environment": environment(),
-    }
-    directory, has_ended = _open_directory(settings, config, workers)
-    if has_ended:
-        results = json.loads((directory / "results.json").read_text())
-        if workers.is_chief:
-            print(f"This run has ended. --overwrite starts it over. Output: {directory}")
-            _print_results(results)
-        return results
-    if workers.is_chief:
-        print(
-            f"{model.count_params():,} parameters, {model.encoder.count_params():,} of them in the "
-            f"encoder; {train.num_examples:,} images to train on, {heldout.num_examples:,} held "
-            f"out; {total_steps:,} steps of {settings.batch_size} images. Output: {directory}"
-        )
+def build_autoencoder(settings, source, total_steps):
+    """Return a new `MaskedAutoencoder` for the images of a `keras_mae.data.Source`.
 
-    skips = SkipLog(
-        directory / workers.own_name("skipped.jsonl"), max_bad_fraction=settings.max_bad_fraction
+    Args:
+        settings: a complete `PretrainSettings`.
+        source: the images' channels and statistics are taken.
+        total_steps: int, over which a schedule of mask ratios is spread.
+    Raises:
+        ValueError: if no model can be built of them.
+    """
+    overrides = {"mask_ratio": settings.mask_ratio[0]}
+    if len(settings.mask_ratio) == 2:
+        overrides["mask_ratio"] = MaskRatioSchedule(*settings.mask_ratio, total_steps=total_steps)
+    if settings.decoder_num_layers:
+        overrides["decoder_num_layers"] = settings.decoder_num_layers
+    if settings.image_size:
+        overrides["image_size"] = size_argument(settings.image_size)
+    return MaskedAutoencoder.from_preset(
+        settings.preset,
+        channels=source.channels,
+        masking=settings.masking,
+        norm_pix_loss=settings.norm_pix_loss,
+        decoder_attention=settings.decoder_attention,
+        mean=source.mean,
+        std=source.std,
+        seed=settings.seed,
+        **overrides,
     )
-    try:
-        results = _train_and_evaluate(model, train, heldout, directory, settings, workers, skips)
-    except Exception:
-        if skips.error is not None:  # TensorFlow has wrapped it
-            raise skips.error from None
-        raise
-    if workers.is_chief:
-        write_json(directory / "results.json", results)
-        _print_results(results)
-    workers.any(False)  # the others wait here for the chief, who writes
-    return results if workers.is_chief else json.loads((directory / "results.json").read_text())
 
 
-def _open_directory(settings, config, workers):
-    """Make or open the output directory, and return it and whether the run in it has ended.
+class Pretrain(ImageTask):
+    """The task of `pretrain`."""
 
-    The chief does it; the others see whether what it has written is of the same run.
-    """
-    directory, has_ended = Path(settings.output_dir), False
-    with workers.agreed():
-        if workers.is_chief:
-            prepare_output_dir(
-                directory, config["run"], settings.resume == "auto", settings.overwrite
-            )
-            has_ended = (directory / "results.json").exists()
-            if not has_ended:
-                write_json(directory / "config.json", config)
-    with workers.agreed():
-        if not workers.is_chief:
-            _wait_for(directory / "config.json")
-            prepare_output_dir(directory, config["run"])
-    return directory, workers.any(has_ended)
+    keeps_last_good = "mae.keras"
+    files = {
+        "mae.keras": "encoder and decoder: goes on training, reconstructs",
+        "encoder.keras": "the encoder alone: fine-tune it, probe it",
+        "encoder/1": "the encoder as a SavedModel, with its card",
+        "results.json": "held-out losses and the table above",
+        "metrics.jsonl": "the curve: loss, learning rate, images a second",
+        "figures/reconstructions.png": "held-out images, masked and rebuilt",
+        "figures/loss.png": "the losses over steps",
+        "skipped.jsonl": "images that could not be read, with the reason",
+    }
 
+    def load(self):
+        super().load()
+        given = self.settings
+        self.settings = given.resolved(self.typical_size())
+        if given.batch_size is None:
+            # The recipe's batch, or all images where they are fewer.
+            most = self.train.num_examples * given.crops_per_image
+            batch_size = min(self.settings.batch_size, most - most % self.workers.replicas)
+            self.settings = given.with_batch(batch_size).resolved(self.typical_size())
+        self.chosen = given.preset is None
+        self.check_batch(self.settings.crops_per_image)
+        self.num_examples = self.train.num_examples
+        self.total_steps = self.settings.total_steps(self.num_examples)
+        # Whole epochs, though the data's may end inside a batch.
+        epochs = max(1, round(self.total_steps * self.settings.batch_size / self.num_examples))
+        self.steps_per_epoch = -(-self.total_steps // epochs)
 
-def _wait_for(path, seconds=10):
-    """Wait for a file that the chief has written: a file system may show it some moments later."""
-    deadline = time.monotonic() + seconds
-    while not path.exists():
-        if time.monotonic() > deadline:
+    def build(self):
+        settings = self.settings
+        self.model = build_autoencoder(settings, self.source, self.total_steps)
+        ema = {"use_ema": True, "ema_momentum": settings.ema} if settings.ema else {}
+        optimizer = make_adamw(
+            self.model,
+            run_schedule(settings, self.num_examples),
+            settings.weight_decay,
+            **ema,
+        )
+        self.model.compile(
+            optimizer,
+            # A TPU's steps are compiled whatever Keras does.
+            jit_compile=settings.jit and settings.strategy != "tpu",
+            accumulate_steps=settings.accumulate_steps,
+            recompute=settings.recompute,
+        )
+
+    def facts(self):
+        fixed = {"total_steps": self.total_steps, "images": self.train.fingerprint()}
+        return fixed, {
+            "model": self.model.get_config(),
+            "training_images": self.train.num_examples,
+            "heldout_images": self.heldout.num_examples,
+        }
+
+    def first_lines(self):
+        settings, model = self.settings, self.model
+        chosen = " (chosen by the images' size)" if self.chosen else ""
+        epochs = self.total_steps * settings.batch_size / self.num_examples
+        warmup = settings.warmup_steps(self.num_examples)
+        return [
+            f"Model: {settings.preset}{chosen}, {model.count_params():,} parameters, "
+            f"{model.encoder.count_params():,} of them in the encoder.",
+            self.images_line(model.image_size),
+            f"Run: {self.total_steps:,} steps of {settings.batch_size:,} images ({epochs:,.3g} "
+            f"epochs); learning rate {settings.peak_learning_rate():.3g} after {warmup:,} steps of "
+            f"warm-up; {device_line(self.workers, settings)}.",
+            self.heldout_note(),
+            f"Output: {settings.directory}",
+        ]
+
+    def begin(self):
+        self.open_skips()
+        settings = self.settings
+        pixels = self.pixels(self.model.encoder)
+        train, heldout = (_at_most(p, settings.probe_images) for p in (self.train, self.heldout))
+        labelled = settings.probe and (self.train.num_classes or 0) > 1
+        self.probe_sets = [
+            eval_dataset(part, batch_size=EVAL_BATCH, with_labels=labelled, **pixels)
+            for part in (train, heldout)
+        ]
+        self._validation = self.validation_of(heldout, pixels, False, self.probe_sets[1])
+        self.table = None
+        self.baseline = None
+        if not self.workers.is_chief:
+            return {}
+        self._check_heldout()
+        self.baseline = mean_predictor_loss(self.model, *self.probe_sets)
+        if labelled:
+            self.table = FeatureTable(settings, train, heldout, self.model.encoder, self.skips)
+            self.table.add_pixels()
+            with self.workers.one_device():
+                self.table.add_encoder("encoder, random init", self._local_copy().encoder)
+        return {"mean_predictor": self.baseline}
+
+    def _check_heldout(self):
+        if next(iter(self.probe_sets[1]), None) is None:
             raise ValueError(
-                "`output_dir` must be a directory that all workers share. "
-                f"Received: {path.parent}, where the chief's {path.name} is not to be seen"
+                f"`dataset` must have a held-out image that can be read. Received: "
+                f"{self.source.name!r}, with {self.heldout.num_examples} held out, all broken"
             )
-        time.sleep(0.2)
 
+    def validation(self):
+        return self._validation
 
-def _train_and_evaluate(model, train, heldout, directory, settings, workers, skips):
-    """Train, write models and figures, and return what goes into `results.json`.
-
-    The workers that do not write return the held-out loss alone.
-    """
-    pixels = {"image_size": model.image_size, "mean": model.mean, "std": model.std}
-    pixels["on_skip"] = skips
-    labelled = settings.probe and train.num_classes is not None and train.num_classes > 1
-    train_probe, heldout_probe = (
-        _at_most(part, settings.probe_images) for part in (train, heldout)
-    )
-    probe_sets = [
-        eval_dataset(probe, batch_size=EVAL_BATCH, with_labels=labelled, **pixels)
-        for probe in (train_probe, heldout_probe)
-    ]
-    baselines, features = {}, {}
-    if workers.is_chief:
-        baselines["mean_predictor"] = mean_predictor_loss(model, *probe_sets)
-        if labelled:
-            features["raw pixels"] = pixel_features(probe_sets)
-            with workers.one_device():
-                encoder = _local_copy(model, workers).encoder
-                features["encoder, random init"] = encoder_features(encoder, probe_sets)
-
-    validation = _validation_data(heldout_probe, probe_sets[1], pixels, workers)
-    start = time.perf_counter()
-    _fit(model, train, validation, directory, settings, baselines, pixels, workers)
-    results = {
-        "training_seconds": round(time.perf_counter() - start, 1),
-        "heldout_loss": model.evaluate(validation, verbose=0, return_dict=True)["loss"],
-    }
-    if not workers.is_chief:
-        return results
-    results["mean_predictor_loss"] = baselines["mean_predictor"]
-    save_model(model, directory / "mae.keras")
-    with workers.one_device():
-        model = _local_copy(model, workers)
-        _write_encoder_and_figures(model, directory, heldout, probe_sets[1], baselines)
-        if labelled:
-            features["encoder, pre-trained"] = encoder_features(model.encoder, probe_sets)
-            results["accuracy"] = compare_features(features, train.num_classes, settings.seed)
-    return results
-
-
-def _write_encoder_and_figures(model, directory, heldout, probe_set, baselines):
-    save_model(model.encoder, directory / "encoder.keras")
-    if keras.backend.backend() == "tensorflow":
-        shutil.rmtree(directory / "encoder", ignore_errors=True)  # of a run cut right after it
-        export_encoder(
-            model.encoder,
-            directory / "encoder",
-            check_dataset=heldout,
-            fresh_process=False,
-            warmup=False,
-        )
-    else:
-        print("encoder/1 is not written: a SavedModel needs KERAS_BACKEND=tensorflow.")
-    first = next(iter(probe_set))
-    shown = np.asarray(first[0] if isinstance(first, tuple) else first)
-    spread = np.linspace(0, len(shown) - 1, min(FIGURE_IMAGES, len(shown))).astype(int)
-    reconstruction_figure(model, shown[spread], directory / "figures" / "reconstructions.png")
-    loss_figure(
-        directory / "metrics.jsonl",
-        directory / "figures" / "loss.png",
-        {"per-position mean predictor": baselines["mean_predictor"]},
-    )
-
-
-def _local_copy(model, workers):
-    """Return a copy of a model on one device of this worker; the model itself if it is on one.
-
-    Calling a replicated model takes all replicas, and gives the result of each.
-    """
-    if workers.replicas == 1:
-        return model
-    copy = type(model).from_config(model.get_config())
-    copy.set_weights(model.get_weights())
-    return copy
-
-
-def _validation_data(heldout, probe_set, pixels, workers):
-    """Return the held-out images as `fit` takes them, each once, whatever number of replicas."""
-    if workers.replicas == 1:
-        return probe_set
-    if not isinstance(workers.strategy, tf.distribute.Strategy):
-        # Keras wants batches that its devices can share alike: an image or two may be left out.
-        count = heldout.num_examples - heldout.num_examples % workers.replicas
-        heldout = heldout.subset(np.arange(count))
-        batch_size = _round_up(EVAL_BATCH, workers.replicas)
-        return eval_dataset(heldout, batch_size=batch_size, with_labels=False, **pixels)
-    batch_size = _round_up(EVAL_BATCH, workers.replicas)
-
-    def share(num_shards, shard_index):
-        return eval_dataset(
-            heldout,
-            batch_size=batch_size,
-            with_weights=True,
-            num_shards=num_shards,
-            shard_index=shard_index,
-            **pixels,
-        )
-
-    return workers.distribute(share, batch_size)
-
-
-def _fit(model, train, validation, directory, settings, baselines, pixels, workers):
-    """Train from the last good checkpoint, or from the start, to the end."""
-    total_steps = settings.total_steps(train.num_examples)
-    checkpoints = Checkpoints(directory / "checkpoints", settings.keep)
-    with workers.agreed():
-        step = checkpoints.load(run_variables(model)) or 0
-    if not workers.same(step):
-        raise ValueError(
-            "`output_dir` must be a directory that all workers share. Received: "
-            f"{directory}, whose newest whole checkpoint is of step {step} for worker "
-            f"{workers.index}, and of another for others"
-        )
-    save = SaveCheckpoints(
-        checkpoints,
-        total_steps,
-        step,
-        settings.checkpoint_steps,
-        settings.checkpoint_minutes,
-        workers,
-    )
-    skipped = keras.callbacks.LambdaCallback(
-        on_epoch_end=lambda epoch, logs: _print_skipped(pixels["on_skip"])
-    )
-    metrics, board = directory / "metrics.jsonl", None
-    if workers.is_chief:
-        trim_metrics(metrics, step)
-        if step:
-            print(f"Going on after step {step:,}.")
-        if settings.tensorboard:
-            board = TensorBoardLog(directory / "tensorboard", metrics)
-    log = MetricsLog(
-        metrics if workers.is_chief else None,
-        settings.batch_size,
-        total_steps,
-        start_step=step,
-        interval=LOG_INTERVAL,
-        baselines=baselines,
-        verbose=workers.is_chief,
-        board=board,
-    )
-    keep_model = [SaveLastGood(directory / "mae.keras")] if workers.is_chief else []
-    # Whole epochs on the progress bar, though the data's may end inside a batch.
-    epochs = max(1, round(total_steps * settings.batch_size / train.num_examples))
-    steps_per_epoch = -(-total_steps // epochs)
-    # Keras cannot know how long a data set is whose bad images are left out, and says so.
-    warnings.filterwarnings("ignore", message="Your input ran out of data")
-
-    def share(num_shards, shard_index):
-        """This worker's part of all batches after the last step done."""
+    def batches(self, step, num_shards, shard_index):
+        settings = self.settings
         return pretrain_dataset(
-            train,
+            self.train,
             batch_size=settings.batch_size,
             seed=settings.seed,
             start_step=step,
@@ -350,49 +194,77 @@ def _fit(model, train, validation, directory, settings, baselines, pixels, worke
             crops_per_image=settings.crops_per_image,
             num_shards=num_shards,
             shard_index=shard_index,
-            **pixels,
+            **self.pixels(self.model.encoder),
         )
 
-    with save.signals():
-        while step < total_steps:
-            # An epoch that was cut is ended first, then the others follow in one go.
-            epoch, done = divmod(step, steps_per_epoch)
-            model.fit(
-                workers.distribute(share, settings.batch_size),
-                initial_epoch=epoch,
-                epochs=epoch + 1 if done else epochs,
-                steps_per_epoch=steps_per_epoch - done,
-                validation_data=validation,
-                shuffle=False,
-                verbose=0,
-                callbacks=[log, *keep_model, skipped, save],
+    def finish(self):
+        model = self.model
+        loss = model.evaluate(self._validation, verbose=0, return_dict=True)["loss"]
+        if not self.workers.is_chief:
+            return {"heldout_loss": loss}
+        results = {"heldout_loss": loss, "mean_predictor_loss": self.baseline}
+        save_model(model, self.directory / "mae.keras")
+        with self.workers.one_device():
+            model = self._local_copy()
+            self.write_encoder_and_figures(model)
+            if self.table is not None:
+                self.table.add_encoder("encoder, pre-trained", model.encoder)
+                results.update(self.table.results())
+        return results
+
+    def write_encoder_and_figures(self, model):
+        """Write what is made of the trained model: the encoder's files, the figures."""
+        directory = self.directory
+        save_model(model.encoder, directory / "encoder.keras")
+        if keras.backend.backend() == "tensorflow":
+            shutil.rmtree(directory / "encoder", ignore_errors=True)  # of a run cut right after it
+            export_encoder(
+                model.encoder,
+                directory / "encoder",
+                check_dataset=self.heldout,
+                fresh_process=False,
+                warmup=False,
             )
-            step = save.step
-    if board is not None:
-        board.close()
-
-
-def _print_skipped(skips):
-    """Say how many images could not be read so far, if any."""
-    if skips.num_bad:
-        print(
-            f"{skips.num_bad:,} of {skips.num_seen:,} images read could not be used, of "
-            f"{len(skips.reasons):,} files named in {skips.path}."
+        else:
+            print("encoder/1 is not written: a SavedModel needs KERAS_BACKEND=tensorflow.")
+        first = next(iter(self.probe_sets[1]))
+        shown = np.asarray(first[0] if isinstance(first, tuple) else first)
+        spread = np.linspace(0, len(shown) - 1, min(FIGURE_IMAGES, len(shown))).astype(int)
+        reconstruction_figure(model, shown[spread], directory / "figures" / "reconstructions.png")
+        loss_figure(
+            directory / "metrics.jsonl",
+            directory / "figures" / "loss.png",
+            {"per-position mean predictor": self.baseline},
         )
 
+    def _local_copy(self):
+        """Return a copy of the model on one device of this worker; itself if it is on one.
 
-def _print_results(results):
-    print(
-        f"\nLoss on held-out images: {results['heldout_loss']:.4f}; of a predictor that gives the "
-        f"mean patch of each position: {results['mean_predictor_loss']:.4f}. "
-        f"Trained {results['training_seconds']:.0f} s."
-    )
-    if "accuracy" in results:
-        print(f"\nAccuracy on held-out images:\n{format_table(results['accuracy'])}")
+        Calling a replicated model takes all replicas, and gives the result of each.
+        """
+        if self.workers.replicas == 1:
+            return self.model
+        copy = MaskedAutoencoder.from_config(self.model.get_config())
+        copy.set_weights(self.model.get_weights())
+        return copy
 
-
-def _round_up(count, divisor):
-    return -(-count // divisor) * divisor
+    def summary(self, results):
+        lines = [
+            f"\nLoss on held-out images: {results['heldout_loss']:.4f}; of a predictor that gives "
+            f"the mean patch of each position: {results['mean_predictor_loss']:.4f}. "
+            f"Trained {results['training_seconds']:.0f} s."
+        ]
+        if "stopped_early_at_step" in results:
+            lines.append(f"It stopped early, at step {results['stopped_early_at_step']:,}.")
+        if self.skips is not None and self.skips.num_bad:
+            lines.append(
+                f"{self.skips.num_bad:,} of {self.skips.num_seen:,} images read could not be used, "
+                f"of {len(self.skips.reasons):,} files named in {self.skips.path}."
+            )
+        if "accuracy" in results:
+            lines.append(f"\n{format_table(results)}")
+            lines.append(self.heldout_note(results.get("probe", {}).get("heldout")))
+        return "\n".join(line for line in lines if line)
 
 
 def _at_most(source, count):

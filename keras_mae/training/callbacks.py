@@ -1,4 +1,4 @@
-"""What a pre-training run shows and keeps while it goes: log, progress bar, last good files."""
+"""What a run shows and keeps while it goes: log, progress, last good files, early end."""
 
 import contextlib
 import json
@@ -9,21 +9,88 @@ from pathlib import Path
 
 import keras
 
+from keras_mae.errors import NonFiniteLossError
 from keras_mae.files import atomic_path, save_model
 from keras_mae.training.checkpoints import sync_variables
 
-SHOWN_INTERVAL = 1.0  # seconds
+TERMINAL_SECONDS = 0.2  # between two pictures of the line on a terminal
+LINE_SECONDS = 1.0  # between two lines elsewhere, each after an epoch
+LONG_EPOCH_SECONDS = 60.0  # after which a line is due within an epoch
 
 
-class NonFiniteLossError(RuntimeError):
-    """Training gave a NaN or infinite loss."""
+class Progress:
+    """Show how far a run is: one line, renewed on a terminal; elsewhere a line an epoch.
+
+    Of epochs shorter than a second, a line a second is shown, and the last one.
+
+    Args:
+        total_steps: int.
+        baselines: dict of name to loss, shown beside the validation's.
+    """
+
+    def __init__(self, total_steps, baselines=None):
+        self.total_steps = total_steps
+        self.baselines = baselines or {}
+        self._first = None  # (step, time) after the first step, which compiles
+        self._shown_at = -math.inf
+        self._validation = {}
+
+    def step_done(self, step):
+        """Note the time of the first step's end."""
+        if self._first is None:
+            self._first = step, time.perf_counter()
+
+    def logged(self, step, loss, images_per_second):
+        """Show the line of an interval of steps, where one is due."""
+        self._values = [f"loss {loss:.4f}", f"{images_per_second:,.0f} images/s"]
+        quiet = time.perf_counter() - self._shown_at
+        if sys.stdout.isatty() and quiet >= TERMINAL_SECONDS:
+            self._show(step, end="")
+        elif not sys.stdout.isatty() and quiet >= LONG_EPOCH_SECONDS and self._shown_at > 0:
+            self._show(step)
+
+    def epoch_done(self, step, validation):
+        """Show the line of an epoch, with the validation's values, where one is due."""
+        self._validation = validation or self._validation
+        last = step >= self.total_steps
+        if sys.stdout.isatty():
+            self._show(step, end="\n" if last else "")
+        elif last or time.perf_counter() - self._shown_at >= LINE_SECONDS:
+            self._show(step)
+
+    def _show(self, step, end="\n"):
+        self._shown_at = time.perf_counter()
+        share = f"step {step:,} of {self.total_steps:,} ({step / self.total_steps:.0%})"
+        shown = [*self._values, *(f"{n} {v:.4f}" for n, v in self._validation.items())]
+        if self._validation:
+            shown += [f"{name} {value:.4f}" for name, value in self.baselines.items()]
+        if (left := self._time_left(step)) is not None:
+            shown.append(f"{duration(left)} left")
+        line = " - ".join([share, *shown])
+        print(f"\r\x1b[K{line}" if sys.stdout.isatty() else line, end=end, flush=True)
+
+    def _time_left(self, step):
+        """Return seconds, judged by the steps after the first, which compiled; None at the end."""
+        if self._first is None or step >= self.total_steps or step == self._first[0]:
+            return None
+        seconds = time.perf_counter() - self._first[1]
+        return seconds / (step - self._first[0]) * (self.total_steps - step)
+
+
+def duration(seconds):
+    """Return a number of seconds in words, such as "2 min 5 s"."""
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes} min"
+    return f"{minutes} min {seconds} s" if minutes else f"{seconds} s"
 
 
 class MetricsLog(keras.callbacks.Callback):
-    """Write a line of `metrics.jsonl` an interval, show a progress bar, stop at a loss of NaN.
+    """Write a line of `metrics.jsonl` an interval, and stop at the last step or at a loss of NaN.
 
     The loss logged is the mean over the interval's steps, not over the epoch so far. Use it with
-    `fit(verbose=0)`.
+    `fit(verbose=0)`; `steps_per_execution` may be more than 1.
 
     Args:
         path: where the lines go: "step", "loss", "learning_rate", "images_per_second", and at
@@ -32,9 +99,7 @@ class MetricsLog(keras.callbacks.Callback):
         total_steps: int. Training stops after this many steps, in the middle of an epoch or not.
         start_step: int. Steps done before this `fit`.
         interval: int. Steps between two lines.
-        baselines: dict of name to float, shown beside the validation loss.
-        verbose: bool. Whether to show progress: a bar on a terminal, else a line an epoch; of
-            epochs shorter than a second, one a second and the last.
+        progress: a `Progress` that is told the same, or None.
         board: a `keras_mae.training.tensorboard.TensorBoardLog` that gets the same, or None.
     Raises:
         NonFiniteLossError: from `fit`, naming the step, when the loss of a step is not finite.
@@ -47,8 +112,7 @@ class MetricsLog(keras.callbacks.Callback):
         total_steps,
         start_step=0,
         interval=10,
-        baselines=None,
-        verbose=True,
+        progress=None,
         board=None,
     ):
         super().__init__()
@@ -56,12 +120,10 @@ class MetricsLog(keras.callbacks.Callback):
         self.global_batch_size = global_batch_size
         self.total_steps = total_steps
         self.interval = interval
-        self.baselines = baselines or {}
-        self.verbose = verbose
+        self.progress = progress
         self.board = board
         self.step = start_step
         self._file = None
-        self._shown_at = -math.inf
 
     def on_train_begin(self, logs=None):
         if self.path is not None:
@@ -73,35 +135,27 @@ class MetricsLog(keras.callbacks.Callback):
             self._file.close()
 
     def on_epoch_begin(self, epoch, logs=None):
-        self._bar = None
-        if self.verbose and sys.stdout.isatty() and self._is_shown(epoch):
-            print(f"Epoch {epoch + 1}/{self.params['epochs']}")
-            self._bar = keras.utils.Progbar(
-                self.params["steps"], stateful_metrics=("loss", "images/s", "val_loss")
-            )
+        self._epoch_start = self.step
         self._start_interval()
-
-    def _is_shown(self, epoch):
-        last = epoch + 1 == self.params["epochs"]
-        return last or time.perf_counter() - self._shown_at >= SHOWN_INTERVAL
 
     def _start_interval(self):
         self._interval_start = time.perf_counter()
-        self._interval_steps = 0
+        self._interval_step = self.step
 
     def on_train_batch_begin(self, batch, logs=None):
-        if self._is_logged(batch, self.step + 1):
+        if self._is_logged(batch, self._epoch_start + batch + 1):
             sync_variables(self.model)
             # Of the step to come: afterwards the optimizer tells the next step's.
             self._learning_rate = float(self.model.optimizer.learning_rate)
 
     def _is_logged(self, batch, step):
+        if (getattr(self.model, "steps_per_execution", 1) or 1) > 1:
+            return True
         last = batch + 1 == self.params["steps"] or step >= self.total_steps
         return last or step % self.interval == 0
 
     def on_train_batch_end(self, batch, logs=None):
-        self.step += 1
-        self._interval_steps += 1
+        self.step = self._epoch_start + batch + 1
         loss = float(logs["loss"])
         if not math.isfinite(loss):
             self.on_train_end()
@@ -111,9 +165,11 @@ class MetricsLog(keras.callbacks.Callback):
             )
         if self.step >= self.total_steps:
             self.model.stop_training = True
+        if self.progress is not None:
+            self.progress.step_done(self.step)
         if not self._is_logged(batch, self.step):
             return
-        speed = self._interval_steps * self.global_batch_size
+        speed = (self.step - self._interval_step) * self.global_batch_size
         speed /= time.perf_counter() - self._interval_start
         self._write(
             step=self.step,
@@ -121,9 +177,8 @@ class MetricsLog(keras.callbacks.Callback):
             learning_rate=self._learning_rate,
             images_per_second=round(speed, 1),
         )
-        self._shown = [("loss", loss), ("images/s", round(speed))]
-        if self._bar:
-            self._bar.update(batch + 1, self._shown, finalize=False)
+        if self.progress is not None:
+            self.progress.logged(self.step, loss, speed)
         if batch + 1 < self.params["steps"] and not self.model.stop_training:
             # At the end of an epoch, `fit` still reports the metrics, then resets them.
             sync_variables(self.model)
@@ -134,15 +189,8 @@ class MetricsLog(keras.callbacks.Callback):
         validation = {k: float(v) for k, v in (logs or {}).items() if k.startswith("val_")}
         if validation:
             self._write(step=self.step, epoch=epoch + 1, **validation)
-        shown = [*validation.items(), *self.baselines.items()]
-        if self._bar:
-            self._bar.update(self.params["steps"], shown, finalize=True)
-        elif self.verbose and self._is_shown(epoch):
-            values = " - ".join(f"{name}: {value:.4g}" for name, value in [*self._shown, *shown])
-            print(f"Epoch {epoch + 1}/{self.params['epochs']} - {values}", flush=True)
-        else:
-            return
-        self._shown_at = time.perf_counter()
+        if self.progress is not None:
+            self.progress.epoch_done(self.step, validation)
 
     def _write(self, **values):
         if self._file is not None:
@@ -151,16 +199,49 @@ class MetricsLog(keras.callbacks.Callback):
             self.board.write(**values)
 
 
-def trim_metrics(path, step):
-    """Remove from a `metrics.jsonl` what was logged after `step`, and a line that was cut short."""
+def read_metrics(path):
+    """Return the lines of a `metrics.jsonl` as dicts; one that was cut short is left out."""
     lines = Path(path).read_text().splitlines() if Path(path).exists() else []
-    kept = []
+    found = []
     for line in lines:
         with contextlib.suppress(json.JSONDecodeError):
-            if json.loads(line)["step"] <= step:
-                kept.append(line + "\n")
+            found.append(json.loads(line))
+    return found
+
+
+def trim_metrics(path, step):
+    """Remove from a `metrics.jsonl` what was logged after `step`, and a line that was cut short."""
+    kept = [json.dumps(line) + "\n" for line in read_metrics(path) if line["step"] <= step]
     with atomic_path(path) as temporary:
         temporary.write_text("".join(kept))
+
+
+def validation_losses(path):
+    """Return the validation losses that a `metrics.jsonl` holds, in order."""
+    return [line["val_loss"] for line in read_metrics(path) if "val_loss" in line]
+
+
+class EarlyEnd(keras.callbacks.Callback):
+    """Stop when so many validations in a row have not lowered the validation loss.
+
+    Args:
+        patience: int of at least 1.
+        losses: list of float, the validation losses of the run before this `fit`: a run that was
+            cut stops where it would have.
+    """
+
+    def __init__(self, patience, losses=()):
+        super().__init__()
+        self.patience = patience
+        self.losses = list(losses)
+
+    def on_epoch_end(self, epoch, logs=None):
+        if "val_loss" not in (logs or {}):
+            return
+        self.losses.append(float(logs["val_loss"]))
+        best = self.losses.index(min(self.losses))
+        if len(self.losses) - 1 - best >= self.patience:
+            self.model.stop_training = True
 
 
 class SaveLastGood(keras.callbacks.Callback):

@@ -7,6 +7,7 @@ states, running metrics, and the step. The data pipeline and the masks are funct
 import os
 import re
 import signal
+import threading
 import time
 import zipfile
 import zlib
@@ -16,16 +17,10 @@ from pathlib import Path
 import keras
 import numpy as np
 
+from keras_mae.errors import CheckpointError, Interrupted
+
 AGREE_STEPS = 5  # how often several workers ask each other for signals
 _NAME = re.compile(r"step_(\d+)\.npz")
-
-
-class Interrupted(RuntimeError):
-    """A signal ended the run after a step; its checkpoint is on disk."""
-
-
-class CheckpointError(RuntimeError):
-    """A checkpoint could not be written, or does not fit the model."""
 
 
 def run_variables(model):
@@ -217,7 +212,10 @@ class SaveCheckpoints(keras.callbacks.Callback):
 
     @contextmanager
     def signals(self):
-        """Catch SIGTERM and SIGINT inside; to be used around `fit`."""
+        """Catch SIGTERM and SIGINT inside; to be used around `fit`, in the main thread."""
+        if threading.current_thread() is not threading.main_thread():  # only it can have handlers
+            yield
+            return
         handlers = {n: signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGINT)}
 
         def restore():
@@ -243,16 +241,18 @@ class SaveCheckpoints(keras.callbacks.Callback):
             self._metrics = [_read(variable) for variable in model.metrics_variables]
 
     def on_epoch_begin(self, epoch, logs=None):
+        self._epoch_start = self.step
         for variable, value in zip(self.model.metrics_variables, self._metrics, strict=False):
             _write(variable, value)
         self._metrics = []
 
     def on_train_batch_end(self, batch, logs=None):
-        self.step += 1
+        before, self.step = self.step, self._epoch_start + batch + 1
         minutes = (time.monotonic() - self._last_save) / 60
         self._stopping = self._stop_is_due()
         self._due |= self._stopping
-        self._due |= bool(self.every_steps) and self.step % self.every_steps == 0
+        every = self.every_steps
+        self._due |= bool(every) and self.step // every > before // every
         self._due |= self.every_minutes is not None and minutes >= self.every_minutes
         # The last step of an epoch is saved together with the epoch's validation.
         if self._due and batch + 1 < self.params["steps"] and self.step < self.total_steps:

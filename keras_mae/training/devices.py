@@ -7,15 +7,20 @@ import re
 import socket
 
 import keras
-import tensorflow as tf
+
+from keras_mae.settings.run import STRATEGIES
 
 CONNECT_SECONDS = 10
-STRATEGIES = ("auto", "one_device", "mirrored", "multi_worker", "tpu")
 
 _TF_CONFIG_EXAMPLE = (
     '{"cluster": {"worker": ["host0:2222", "host1:2222"]}, '
     '"task": {"type": "worker", "index": 0}}, with an index of its own on each worker'
 )
+
+
+def is_distributed(strategy):
+    """Return whether a strategy is one of `tf.distribute`."""
+    return not isinstance(strategy, _KerasDistribution)
 
 
 def make_strategy(name="auto", logical_devices=None, tpu=None):
@@ -42,6 +47,8 @@ def make_strategy(name="auto", logical_devices=None, tpu=None):
         raise ValueError(f"`tpu` needs strategy='tpu'. Received: tpu={tpu!r}, strategy={name!r}")
     if keras.backend.backend() != "tensorflow":
         return _keras_distribution(name, logical_devices)
+    import tensorflow as tf
+
     if name == "multi_worker":
         return _multi_worker(logical_devices)
     if name == "tpu":
@@ -61,6 +68,8 @@ def make_strategy(name="auto", logical_devices=None, tpu=None):
 
 
 def _split_cpu(count):
+    import tensorflow as tf
+
     if count < 2:
         raise ValueError(f"`logical_devices` must be at least 2. Received: {count}")
     cpu = tf.config.list_physical_devices("CPU")[0]
@@ -79,6 +88,8 @@ def _split_cpu(count):
 
 
 def _multi_worker(logical_devices):
+    import tensorflow as tf
+
     if logical_devices:
         raise ValueError(
             "`logical_devices` must not be given for strategy='multi_worker', where a worker "
@@ -137,6 +148,8 @@ def workers_of(tf_config):
 
 
 def _tpu(name):
+    import tensorflow as tf
+
     try:
         resolver = tf.distribute.cluster_resolver.TPUClusterResolver(tpu=name or "")
         _check_reachable(resolver.master())

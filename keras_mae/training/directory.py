@@ -6,7 +6,7 @@ import tempfile
 from pathlib import Path
 
 
-def prepare_output_dir(path, config, resume=True, overwrite=False):
+def prepare_output_dir(path, config, resume=True, overwrite=False, defaults=None):
     """Make an output directory, or open the one of a run that was cut, before any work is done.
 
     Args:
@@ -14,6 +14,8 @@ def prepare_output_dir(path, config, resume=True, overwrite=False):
         config: dict of what fixes the run's numbers, compared with its "run" of `config.json`.
         resume: bool. Whether a directory with the `config.json` of the same run is gone on with.
         overwrite: bool. Whether a directory that holds files is emptied.
+        defaults: dict of settings' defaults: what a run had, written when there was no such
+            setting yet.
     Returns:
         the directory, a `Path`.
     Raises:
@@ -34,10 +36,12 @@ def prepare_output_dir(path, config, resume=True, overwrite=False):
     if (path / "config.json").exists() and resume:
         before = json.loads((path / "config.json").read_text())["run"]
         now = json.loads(json.dumps(config))
+        known = json.loads(json.dumps(defaults or {}, default=str))
+        before = {**{name: known[name] for name in now if name in known}, **before}
         differing = [
-            f"{name} was {before.get(name)!r} and is {now.get(name)!r}"
-            for name in sorted({*before, *now})
-            if before.get(name) != now.get(name)
+            f"{name} was {before[name]!r} and is {now[name]!r}"
+            for name in sorted({*before} & {*now})
+            if before[name] != now[name]
         ]
         if differing:
             raise ValueError(

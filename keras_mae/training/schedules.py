@@ -1,4 +1,4 @@
-"""Learning rates over steps, and durations from epochs to steps."""
+"""Learning rates over steps."""
 
 import keras
 
@@ -31,17 +31,15 @@ def warmup_cosine(peak, warmup_steps, total_steps, final=0.0):
     )
 
 
-def steps_of(epochs, num_examples, batch_size):
-    """Return how many steps of `batch_size` images `epochs` (a float) of a data set are.
+def run_schedule(settings, num_examples):
+    """Return the learning-rate schedule of a run: warm-up and cosine over all its steps.
 
-    The one place where epochs become steps. At least 1 for any positive number of epochs.
+    Args:
+        settings: a complete `RunSettings`.
+        num_examples: int, training images.
     """
-    return max(round(epochs * num_examples / batch_size), 1 if epochs > 0 else 0)
-
-
-def scaled_learning_rate(base_learning_rate, global_batch_size):
-    """Return `base_learning_rate * global_batch_size / 256`, the linear scaling rule.
-
-    Reference: Goyal et al. 2017, arXiv:1706.02677, section 2.1.
-    """
-    return base_learning_rate * global_batch_size / 256
+    return warmup_cosine(
+        settings.peak_learning_rate(),
+        settings.warmup_steps(num_examples),
+        settings.total_steps(num_examples),
+    )

@@ -4,8 +4,6 @@ import importlib.util
 import json
 from pathlib import Path
 
-import tensorflow as tf
-
 
 def check_tensorboard():
     """Raise an ImportError that names the extra, if tensorboard is not installed."""
@@ -31,6 +29,9 @@ class TensorBoardLog:
 
     def __init__(self, directory, metrics_path):
         check_tensorboard()
+        import tensorflow as tf
+
+        self._summary = tf.summary
         for old in Path(directory).glob("events.out.tfevents.*"):
             old.unlink()
         self._writer = tf.summary.create_file_writer(str(directory))
@@ -43,7 +44,7 @@ class TensorBoardLog:
         with self._writer.as_default(step=step):
             for name, value in values.items():
                 if name != "epoch":
-                    tf.summary.scalar(name, value)
+                    self._summary.scalar(name, value)
 
     def close(self):
         self._writer.close()

@@ -7,18 +7,13 @@ sees) would leave the others waiting, so such things are agreed on first.
 import os
 from contextlib import contextmanager, nullcontext
 
-import tensorflow as tf
-
-from keras_mae.training.devices import workers_of
+from keras_mae.errors import WorkerLostError
+from keras_mae.training.devices import is_distributed, workers_of
 
 # What the others get when a worker dies, depending on where they are. TensorFlow's words for a
 # collective that another worker has left are the same in all of them.
-_LOST = (tf.errors.UnavailableError, tf.errors.AbortedError, tf.errors.CancelledError)
+_LOST = ("UnavailableError", "AbortedError", "CancelledError")
 _LOST_WORDS = ("Collective ops is aborted", "coordination service", "Connection reset")
-
-
-class WorkerLostError(RuntimeError):
-    """Another worker has ended, and this one cannot go on without it."""
 
 
 class Workers:
@@ -32,20 +27,24 @@ class Workers:
         count: int. Workers.
         index: int. This one's number.
         is_chief: bool. Whether this is the one that writes.
+        is_distributed: bool. Whether `tf.distribute` copies the model, and not Keras.
     """
 
     def __init__(self, strategy):
         self.strategy = strategy
         self.replicas = strategy.num_replicas_in_sync
         self.count, self.index = 1, 0
-        if isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
+        if type(strategy).__name__.startswith("MultiWorkerMirrored"):
             self.count, self.index = workers_of(os.environ.get("TF_CONFIG"))
         self.is_chief = self.index == 0
+        self.is_distributed = is_distributed(strategy)
 
     def total(self, number):
         """Return the sum of the workers' numbers; all workers have to call it, and wait in it."""
         if self.count == 1:
             return number
+        import tensorflow as tf
+
         local_replicas = self.replicas // self.count
         numbers = self.strategy.experimental_distribute_values_from_function(
             lambda context: tf.constant(number, "float64")
@@ -81,9 +80,14 @@ class Workers:
 
     def is_loss_of_one(self, error):
         """Return whether an error means that another worker has gone."""
-        if self.count == 1 or not isinstance(error, tf.errors.OpError):
+        if self.count == 1:
             return False
-        return isinstance(error, _LOST) or any(words in str(error) for words in _LOST_WORDS)
+        import tensorflow as tf
+
+        if not isinstance(error, tf.errors.OpError):
+            return False
+        lost = type(error).__name__ in _LOST
+        return lost or any(words in str(error) for words in _LOST_WORDS)
 
     def distribute(self, make_dataset, batch_size):
         """Return a data set that gives each replica its part of a global batch.
@@ -98,7 +102,7 @@ class Workers:
             a `tf.distribute.DistributedDataset`; the data set itself for a single replica, and on
             other backends than TensorFlow, which cut the batches themselves.
         """
-        if self.replicas == 1 or not isinstance(self.strategy, tf.distribute.Strategy):
+        if self.replicas == 1 or not is_distributed(self.strategy):
             return make_dataset(1, 0)
 
         def of_host(context):
@@ -109,7 +113,7 @@ class Workers:
 
     def one_device(self):
         """Return a context in which models are made, and called, on one device of this worker."""
-        if isinstance(self.strategy, tf.distribute.Strategy):
+        if is_distributed(self.strategy):
             return nullcontext()  # only a strategy's scope spreads what is made in it
         return self.strategy.one_device()
 

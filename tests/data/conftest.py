@@ -33,6 +33,22 @@ def make_folder(tmp_path):
     return make
 
 
+@pytest.fixture
+def make_classes(tmp_path):
+    """Function that makes a folder of PNGs, `counts[c]` of class c; returns its path."""
+
+    def make(*counts):
+        folder = tmp_path / "classes"
+        for label, count in enumerate(counts):
+            (folder / f"class{label}").mkdir(parents=True)
+            for number in range(count):
+                image = picture(20, 24, seed=100 * label + number)
+                image.save(folder / f"class{label}/{number:02d}.png")
+        return folder
+
+    return make
+
+
 @pytest.fixture(scope="session")
 def mnist():
     return load_source("mnist5k")

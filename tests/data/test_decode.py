@@ -1,6 +1,11 @@
 """Decoding: every format as Pillow reads it, by whichever way it goes."""
 
 import io
+import os
+import subprocess
+import sys
+import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -144,12 +149,64 @@ def test_nothing_accepted_kills_the_decoder(picture):
 @pytest.mark.parametrize("content", [b"", b"\xff\xd8\xff", b"no image at all" * 100])
 def test_load_image_names_the_file(tmp_path, content):
     (tmp_path / "bad.jpg").write_bytes(content)
-    with pytest.raises(ValueError, match=r"path: expected a readable image file, got .*bad\.jpg"):
+    with pytest.raises(ValueError, match=r"`path`.*bad\.jpg"):
         load_image(tmp_path / "bad.jpg")
     with pytest.raises(ValueError, match="missing.png"):
         load_image(tmp_path / "missing.png")
 
 
 def test_load_image_refuses_other_channels(tmp_path):
-    with pytest.raises(ValueError, match="channels: expected 1 or 3, got 4"):
+    with pytest.raises(ValueError, match="`channels`"):
         load_image(tmp_path / "any.png", channels=4)
+
+
+def odd_files(folder, picture):
+    """Files of which Pillow warns: odd palette, cut EXIF, and more pixels than it likes."""
+    palette = picture().quantize(16)
+    palette.save(folder / "palette.png", transparency=bytes(range(0, 160, 10)))
+    exif = b"Exif\0\0II*\0\x08\0\0\0\x05\0\x12\x01\x03\0\x01"
+    picture().save(folder / "exif.jpg", exif=exif)
+    Image.new("L", (9500, 9500)).save(folder / "large.png")
+    Image.new("1", (13400, 13400)).save(folder / "bomb.png")
+    return folder
+
+
+def test_pillow_warns_of_the_odd_files(tmp_path, picture):
+    """So that the next test tests something."""
+    folder, seen = odd_files(tmp_path, picture), []
+    for name in ("palette.png", "exif.jpg", "large.png"):
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            with Image.open(folder / name) as image:
+                ImageOps.exif_transpose(image).convert("RGB")
+        seen += [name] * bool(caught)
+    assert seen == ["palette.png", "exif.jpg", "large.png"]
+
+
+@pytest.mark.slow
+def test_nothing_of_pillows_voice_is_heard(tmp_path, picture):
+    """In a process in which each warning is an error, all is read, or skipped by name."""
+    odd_files(tmp_path, picture)
+    code = """if True:
+        import sys
+        from keras_mae.data import SkipLog, eval_dataset, load_source
+        import warnings
+        warnings.simplefilter("error")
+        source, log = load_source(f"folder:{sys.argv[1]}"), SkipLog(max_bad_fraction=0.5)
+        print(source.typical_size())
+        batches = eval_dataset(source, image_size=16, batch_size=2, mean=(0,) * 3, std=(1,) * 3,
+                               with_labels=False, on_skip=log)
+        print(sum(len(batch) for batch in batches))
+        print(*(f"{path} {reason}" for path, reason in log.reasons.items()))
+        """
+    root = Path(__file__).parents[2]
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path)],
+        env={**os.environ, "PYTHONPATH": str(root)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "PIL" not in done.stderr and "Warning" not in done.stderr
+    _, read, skipped = done.stdout.splitlines()
+    assert read == "3" and f"{tmp_path}/bomb.png DecompressionBombError" in skipped

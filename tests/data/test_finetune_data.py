@@ -19,7 +19,7 @@ def batches(source, steps, **overrides):
     return [tuple(map(np.asarray, batch)) for batch in dataset]
 
 
-@pytest.mark.parametrize("settings", [{}, ALL])
+@pytest.mark.parametrize("settings", [{}, pytest.param(ALL, marks=pytest.mark.slow)])
 def test_a_stream_that_starts_later_is_the_same_to_the_bit(digits, settings):
     few = digits.subset(np.arange(0, 5000, 250))  # 20: epochs end inside batches
     whole = batches(few, 7, **settings)
@@ -30,6 +30,42 @@ def test_a_stream_that_starts_later_is_the_same_to_the_bit(digits, settings):
         np.testing.assert_array_equal(expected[1], received[1])
     other = batches(few, 1, seed=1, **settings)
     assert not np.array_equal(other[0][0], whole[0][0])
+
+
+@pytest.mark.parametrize(
+    ("settings", "num_shards"),
+    [
+        ({}, 3),
+        ({"mixup": 0.8}, 2),
+        ({"mixup": 0.8}, 3),  # the worker in the middle mixes its images among themselves
+        ({"cutmix": 1.0}, 3),
+        pytest.param(ALL, 2, marks=pytest.mark.slow),
+    ],
+)
+def test_shards_make_up_the_global_batch(digits, settings, num_shards):
+    few = digits.subset(np.arange(0, 5000, 250))  # 20: epochs end inside batches
+    settings = {**settings, "batch_size": 12, "start_step": 1}
+    whole = batches(few, 2, **settings)
+    parts = [
+        batches(few, 2, num_shards=num_shards, shard_index=index, **settings)
+        for index in range(num_shards)
+    ]
+    assert parts[0][0][0].shape[0] == 12 // num_shards
+    for step, (images, labels) in enumerate(whole):
+        for place, expected in enumerate((images, labels)):
+            together = np.concatenate([part[step][place] for part in parts])
+            np.testing.assert_array_equal(together, expected)
+
+
+@pytest.mark.parametrize(("mixed", "expected"), [({}, 1 / 4), ({"mixup": 0.8}, 2 / 4)])
+def test_a_worker_reads_its_own_images_and_those_mixed_with_them(make_classes, mixed, expected):
+    source = load_source(f"folder:{make_classes(8, 8)}")
+    read, records = source.read, []
+    source.read = lambda record: (records.append(record), read(record))[1]
+    settings = {"mean": source.mean, "std": source.std, "prefetch": 0, "num_parallel_calls": 1}
+    batches(source, 1, batch_size=16, num_shards=4, shard_index=1, **settings, **mixed)
+    assert len(set(records[: int(16 * expected)])) == 16 * expected  # no image twice
+    assert 16 * expected <= len(records) < 16 * expected + 8  # the next batch has begun
 
 
 def test_an_epoch_holds_each_example_once_with_its_label(digits):
@@ -98,6 +134,23 @@ def test_features_stream_is_a_permutation_and_starts_anywhere():
     assert not np.array_equal(whole[0][0], whole[2][0])
 
 
+@pytest.mark.parametrize("count", [10, 13])
+def test_shards_of_features_make_up_the_global_batch(count):
+    features = np.arange(count, dtype="float32")[:, None]
+
+    def stream(**shard):
+        dataset = features_dataset(
+            features, np.arange(count), num_classes=count, batch_size=6, start_step=2, **shard
+        )
+        return [tuple(map(np.asarray, b)) for b in dataset.take(4)]
+
+    parts = [stream(num_shards=3, shard_index=index) for index in range(3)]
+    for step, whole in enumerate(stream()):
+        for place in (0, 1):
+            together = np.concatenate([part[step][place] for part in parts])
+            np.testing.assert_array_equal(together, whole[place])
+
+
 def test_features_come_in_the_order_of_their_images(digits):
     few = digits.subset(np.arange(0, 5000, 250))  # 20: epochs end inside batches
     features = np.arange(20, dtype="float32")[:, None]
@@ -118,24 +171,31 @@ def test_few_labels_are_balanced_and_fixed_by_the_seed(digits):
 
 @pytest.mark.parametrize("count", [9, 5000])
 def test_few_labels_must_fit(digits, count):
-    with pytest.raises(ValueError, match="train_examples: expected an int from 10"):
+    with pytest.raises(ValueError, match="`train_examples`"):
         balanced_subset(digits.split()[0], count)
 
 
 def test_a_class_with_too_few_is_named(digits):
     labels = digits.labels()
     uneven = digits.subset(np.flatnonzero((labels < 2) | (np.arange(5000) % 250 == 0)))
-    with pytest.raises(ValueError, match="of class 2 are wanted"):
+    with pytest.raises(ValueError, match="`train_examples`.* class 2"):
         balanced_subset(uneven, 500)
 
 
 def test_bad_arguments_are_named(digits):
     for name, value in (("batch_size", 0), ("seed", -1), ("start_step", -1), ("num_classes", 0)):
-        with pytest.raises(ValueError, match=f"{name}: expected"):
+        with pytest.raises(ValueError, match=f"`{name}`"):
             batches(digits, 1, **{name: value}) if name != "num_classes" else finetune_dataset(
                 digits, image_size=28, batch_size=8, mean=(0.0,), std=(1.0,), num_classes=0
             )
-    with pytest.raises(ValueError, match="augmentation: expected"):
+    with pytest.raises(ValueError, match="`augmentation`"):
         batches(digits, 1, augmentation="flip")
-    with pytest.raises(ValueError, match="which has no labels"):
+    for arguments in ({"batch_size": 10, "num_shards": 4}, {"batch_size": 2.5}):
+        with pytest.raises(ValueError, match="`batch_size`"):
+            batches(digits, 1, **arguments)
+        with pytest.raises(ValueError, match="`batch_size`"):
+            features_dataset(np.zeros((9, 2)), np.zeros(9, int), num_classes=2, **arguments)
+    with pytest.raises(ValueError, match="`shard_index`"):
+        batches(digits, 1, num_shards=2, shard_index=2)
+    with pytest.raises(ValueError, match="`source`"):
         batches(load_source("photos"), 1)

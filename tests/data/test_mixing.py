@@ -74,7 +74,7 @@ _PILLOW = {
     "invert": ImageOps.invert,
     "posterize": lambda im: ImageOps.posterize(im, 2),
     "solarize": lambda im: ImageOps.solarize(im, 128),
-    "colour": lambda im: ImageEnhance.Color(im).enhance(1.45),
+    "color": lambda im: ImageEnhance.Color(im).enhance(1.45),
     "brightness": lambda im: ImageEnhance.Brightness(im).enhance(1.45),
     "sharpness": lambda im: ImageEnhance.Sharpness(im).enhance(1.45),
     "rotate": lambda im: im.rotate(15, resample=Image.BILINEAR, fillcolor=(9, 9, 9)),
@@ -99,7 +99,7 @@ def test_operations_are_pillows_at_magnitude_5(photograph, name):
     assert np.median(difference) < 1.1 and difference.mean() < 2.5
 
 
-@pytest.mark.parametrize("name", ["rotate", "shear_x", "shear_y", "translate_x", "colour"])
+@pytest.mark.parametrize("name", ["rotate", "shear_x", "shear_y", "translate_x", "color"])
 def test_no_magnitude_is_no_change(photograph, name):
     augment = RandAugment(1, 0, 3, (9.0, 9.0, 9.0))
     names = [operation.__name__[1:] for operation in augment.operations]

@@ -8,6 +8,7 @@ import tensorflow as tf
 from PIL import Image
 
 from keras_mae.data import SkipLog, TooManyBadImages, eval_dataset, load_source, pretrain_dataset
+from keras_mae.data.finetune import balanced_subset
 
 SETTINGS = {"image_size": 16, "batch_size": 4, "mean": (0.5,) * 3, "std": (0.5,) * 3}
 
@@ -123,5 +124,54 @@ def test_evaluation_leaves_broken_images_out_with_their_labels(tmp_path):
 
 
 def test_share_out_of_range():
-    with pytest.raises(ValueError, match="max_bad_fraction: expected a float"):
+    with pytest.raises(ValueError, match="`max_bad_fraction`"):
         SkipLog(max_bad_fraction=1.5)
+
+
+def held_out_broken(folder, seed=0):
+    """The parts of a folder's split, after one image of the held-out one was broken."""
+    source = load_source(f"folder:{folder}", seed=seed)
+    train, heldout = source.split()
+    (folder / heldout.key(heldout.indices[0])).write_bytes(b"broken")
+    return train, heldout
+
+
+def evaluate(source, log):
+    return [x.numpy() for x in eval_dataset(source, with_labels=False, on_skip=log, **SETTINGS)]
+
+
+def test_the_share_is_that_of_all_parts_of_a_split(make_folder):
+    train, heldout = held_out_broken(make_folder(60))
+    assert heldout.num_examples == 3
+    log = SkipLog(max_bad_fraction=0.1)
+    assert sum(map(len, evaluate(heldout, log))) == 2
+    # So is it for a subset of a part, and with a log of its own.
+    assert sum(map(len, evaluate(heldout.subset([2, 0]), SkipLog()))) == 1
+    # Of all 60, six may be broken; the seventh stops the run, though it has but 57 of them.
+    for record in train.indices[:5]:
+        (train.root / train.key(record)).write_bytes(b"broken")
+    batches(train, 60, log)
+    assert len(log.reasons) == 6
+    (train.root / train.key(train.indices[5])).write_bytes(b"broken")
+    with pytest.raises(tf.errors.OpError):
+        batches(train, 60, log)
+    assert str(log.error).startswith("7 of all 60 images could not be read")
+
+
+def test_few_training_images_are_judged_by_themselves(make_classes):
+    train, _ = load_source(f"folder:{make_classes(60, 60)}").split()
+    few = balanced_subset(train, 10)
+    for record in few.indices[:2]:
+        (train.root / train.key(record)).write_bytes(b"broken")
+    log = SkipLog(max_bad_fraction=0.1)
+    with pytest.raises(tf.errors.OpError):
+        batches(few, 10, log)
+    assert str(log.error).startswith("2 of all 10 images could not be read")
+
+
+def test_a_part_without_a_readable_image_is_told_before_it_is_needed(make_folder):
+    _, heldout = held_out_broken(make_folder(10))
+    log = SkipLog(max_bad_fraction=0.5)
+    with pytest.raises(TooManyBadImages, match=heldout.key(heldout.indices[0])):
+        eval_dataset(heldout, with_labels=False, on_skip=log, **SETTINGS)
+    assert log.error is not None

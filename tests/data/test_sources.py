@@ -1,18 +1,17 @@
 """Sources: what they hold, and that a split parts it."""
 
+import hashlib
+import json
+import os
 import sys
 
 import numpy as np
 import pytest
 import tensorflow as tf
+from PIL import Image
 
-from keras_mae.data import load_source
+from keras_mae.data import SkipLog, TooManyBadImages, eval_dataset, load_source, tfrecords
 from keras_mae.data.sources import photos
-
-
-def test_unknown_spec_lists_what_exists():
-    with pytest.raises(ValueError, match=r"mnist5k, photos, folder:PATH.*got 'imagenet'"):
-        load_source("imagenet")
 
 
 def test_mnist_is_balanced_and_has_its_own_statistics(mnist):
@@ -41,7 +40,7 @@ def test_mnist_split_is_stratified_disjoint_and_repeatable(mnist):
 
 @pytest.mark.parametrize("holdout", [-0.1, 1, 2.0])
 def test_split_refuses_a_share_out_of_range(mnist, holdout):
-    with pytest.raises(ValueError, match="holdout: expected a float in"):
+    with pytest.raises(ValueError, match="`holdout`"):
         mnist.split(holdout)
 
 
@@ -125,10 +124,10 @@ def test_folder_walks_into_odd_directories(tmp_path, picture):
 def test_folder_errors(tmp_path, inside):
     if inside:
         (tmp_path / inside).write_text("no image")
-        with pytest.raises(ValueError, match="found none"):
+        with pytest.raises(ValueError, match="`dataset`"):
             load_source(f"folder:{tmp_path}")
     else:
-        with pytest.raises(ValueError, match="expected folder:PATH"):
+        with pytest.raises(ValueError, match="`dataset`"):
             load_source(f"folder:{tmp_path}/missing")
 
 
@@ -145,5 +144,127 @@ def test_folder_split_follows_the_name_not_the_place(make_folder, picture):
 
 
 def test_split_of_one_image_leaves_nothing(make_folder):
-    with pytest.raises(ValueError, match="holdout=0"):
+    with pytest.raises(ValueError, match="`holdout`"):
         load_source(f"folder:{make_folder(1)}").split()
+
+
+def test_typical_size_is_the_median_of_what_can_be_read(tmp_path, picture):
+    sizes = [(30, 40), (50, 60), (70, 20)]
+    for number, size in enumerate(sizes):
+        picture(*size).save(tmp_path / f"{number}.png")
+    (tmp_path / "broken.png").write_bytes(b"no image")
+    assert load_source(f"folder:{tmp_path}").typical_size() == (50, 40)
+    for number in range(3):
+        (tmp_path / f"{number}.png").unlink()
+    assert load_source(f"folder:{tmp_path}").typical_size() is None
+
+
+def test_typical_size_is_that_of_the_picture_upright_and_reads_no_pixels(tmp_path, picture):
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turned by a quarter
+    picture(30, 40).save(tmp_path / "a.jpg", exif=exif)
+    whole = (tmp_path / "a.jpg").read_bytes()
+    assert load_source(f"folder:{tmp_path}").typical_size() == (40, 30)
+    (tmp_path / "a.jpg").write_bytes(whole[: len(whole) * 2 // 3])
+    assert load_source(f"folder:{tmp_path}").typical_size() == (40, 30)
+
+
+def test_typical_size_looks_at_a_sample(make_folder):
+    source, read = load_source(f"folder:{make_folder(20)}"), []
+    size = source.record_size
+    source.record_size = lambda record: (read.append(record), size(record))[1]
+    assert source.typical_size(sample=5) == (60, 80)
+    assert len(set(read)) == 5
+    first = list(read)
+    source.typical_size(sample=5)
+    assert read == first * 2
+    source.typical_size(sample=5, seed=1)
+    assert read[10:] != first
+
+
+def test_typical_size_of_photos_is_that_of_their_windows():
+    source = load_source("photos")
+    side = int(np.median(source.windows()[:, 2]))
+    assert source.typical_size(sample=10**6) == (side, side)
+
+
+@pytest.mark.parametrize("counts", [(5, 5), (2, 9), (1, 8), (30, 3, 2), (1, 1, 1)])
+@pytest.mark.parametrize("seed", range(4))
+def test_a_small_split_has_each_class_on_both_sides(make_classes, counts, seed):
+    train, heldout = load_source(f"folder:{make_classes(*counts)}", seed=seed).split()
+    assert train.num_examples + heldout.num_examples == sum(counts)
+    trained, held = set(train.labels()), set(heldout.labels())
+    if max(counts) > 1:
+        assert trained == set(range(len(counts)))
+        assert held == {label for label, count in enumerate(counts) if count > 1}
+    else:  # of one image each, one is held out all the same
+        assert heldout.num_examples == 1
+
+
+def test_a_class_that_would_be_held_out_whole_keeps_one_image(make_classes):
+    source = load_source(f"folder:{make_classes(3, 3)}")
+    train, heldout = source.split(0.9)
+    assert sorted(train.labels()) == [0, 1] and sorted(heldout.labels()) == [0, 0, 1, 1]
+
+
+def test_a_split_of_a_hundred_is_left_as_it_was(make_classes):
+    """The lowest hashes of names are held out, whatever their classes."""
+    source = load_source(f"folder:{make_classes(98, 2)}")
+    _, heldout = source.split()
+
+    def rank(record):
+        return hashlib.blake2b(f"0/{source.key(record)}".encode(), digest_size=8).digest()
+
+    assert heldout.indices.tolist() == sorted(sorted(range(100), key=rank)[:5])
+
+
+def test_a_small_held_out_part_says_so(make_classes, make_folder, mnist):
+    _, heldout = load_source(f"folder:{make_classes(5, 5)}").split()
+    assert heldout.split_note.startswith("2 held-out images") and "50 points" in heldout.split_note
+    _, heldout = load_source(f"folder:{make_folder(3)}").split()
+    assert heldout.split_note.startswith("1 held-out image:") and "loss" in heldout.split_note
+    assert mnist.subset(range(50)).split_note is None
+    assert mnist.subset(range(40)).split_note.endswith("steps of 2.5 points")
+
+
+@pytest.fixture
+def not_utf8(make_classes):
+    """A folder of two classes, one of them and one of its images named in Latin-1."""
+    folder = os.fsencode(make_classes(4, 4))
+    os.rename(folder + b"/class1", folder + b"/caf\xe9")
+    os.rename(folder + b"/caf\xe9/00.png", folder + b"/caf\xe9/\xe9.png")
+    return os.fsdecode(folder)
+
+
+def test_names_need_not_be_utf8(not_utf8, tmp_path):
+    source = load_source(f"folder:{not_utf8}")
+    assert source.class_names == ["caf\\udce9", "class0"]  # for people: it can be printed
+    train, heldout = source.split()
+    assert len({part.fingerprint() for part in (source, train, heldout)}) == 3
+    settings = {"image_size": 16, "batch_size": 8, "mean": source.mean, "std": source.std}
+    images, labels = next(iter(eval_dataset(source, **settings)))
+    assert len(images) == 8 and sorted(labels.numpy()) == [0] * 4 + [1] * 4
+
+    bad = os.fsencode(not_utf8) + b"/caf\xe9/\xe9.png"
+    with open(bad, "wb") as file:
+        file.write(b"broken")
+    log = SkipLog(tmp_path / "skipped.jsonl", max_bad_fraction=0.5)
+    assert sum(len(x) for x, _ in eval_dataset(source, on_skip=log, **settings)) == 7
+    (line,) = (tmp_path / "skipped.jsonl").read_text(encoding="ascii").splitlines()
+    assert os.fsencode(json.loads(line)["path"]) == bad
+    assert list(SkipLog(tmp_path / "skipped.jsonl").reasons) == [os.fsdecode(bad)]
+    with pytest.raises(TooManyBadImages) as stopped:
+        log.stop("stopped")
+    assert "caf\\udce9/\\udce9.png" in str(stopped.value).encode("utf-8").decode()
+
+
+def test_names_that_are_not_utf8_are_packed(not_utf8, tmp_path):
+    folder = load_source(f"folder:{not_utf8}")
+    tfrecords.write_tfrecords(folder, tmp_path / "out/all", num_shards=1)
+    packed = load_source(f"tfrecord:{tmp_path}/out/all-*.tfrecord")
+    assert packed.class_names == folder.class_names
+    assert packed.labels().tolist() == folder.labels().tolist()
+    (file,) = (tmp_path / "out").glob("*.tfrecord")
+    texts = tf.data.TFRecordDataset(str(file)).as_numpy_iterator()
+    keys = [tf.train.Example.FromString(t).features.feature["key"].bytes_list for t in texts]
+    assert b"caf\xe9/\xe9.png" in [key.value[0] for key in keys]

@@ -2,10 +2,11 @@
 
 import keras
 import pytest
-from shaken import SIZES
+from shaken import SIZES, encoder
 
 from keras_mae import MaskedAutoencoder
 from keras_mae.data import load_source, pretrain_dataset
+from keras_mae.export import export_encoder
 from keras_mae.training.optimizers import AdamW
 
 
@@ -26,3 +27,10 @@ def trained():
     )
     model.fit(digits, steps_per_epoch=40, epochs=1, verbose=0)
     return model.encoder
+
+
+@pytest.fixture(scope="session")
+def served(tmp_path_factory):
+    """Return a SavedModel of `shaken.encoder()` that a new process has checked."""
+    pytest.importorskip("tensorflow_serving.apis")
+    return export_encoder(encoder(), tmp_path_factory.mktemp("served") / "digits", dense=True)

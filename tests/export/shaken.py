@@ -1,5 +1,7 @@
 """An encoder of digits whose every weight matters: none is zero or one, as after training."""
 
+import json
+
 import keras
 import numpy as np
 
@@ -39,3 +41,24 @@ def digits(count, seed=0):
 
     images = load_source("mnist5k").images
     return images[np.random.default_rng(seed).permutation(len(images))[:count]]
+
+
+def normalised(model, pixels):
+    """Return `(pixels / 255 - mean) / std` as float32."""
+    return ((pixels / 255 - np.array(model.mean)) / np.array(model.std)).astype("float32")
+
+
+def expected(model, pixels):
+    """Return a Keras encoder's tokens of pixels 0-255."""
+    return np.asarray(model(normalised(model, pixels)))
+
+
+def cosines(got, wanted):
+    """Return the cosine of each image's values."""
+    got, wanted = got.reshape(len(got), -1), wanted.reshape(len(wanted), -1)
+    return (got * wanted).sum(1) / np.linalg.norm(got, axis=1) / np.linalg.norm(wanted, axis=1)
+
+
+def card_of(path):
+    """Return the card beside an export, or in it."""
+    return json.loads(((path if path.is_dir() else path.parent) / "card.json").read_text())

@@ -9,6 +9,8 @@ from keras_mae.data import eval_dataset, load_source
 from keras_mae.data.decode import read_with_pillow
 from keras_mae.export.image_bytes import decode_image, pixels_of_bytes
 
+pytestmark = pytest.mark.export
+
 
 def photograph(height=61, width=47):
     return Image.fromarray(

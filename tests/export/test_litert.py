@@ -1,18 +1,19 @@
 """LiteRT files, run by LiteRT's own interpreter."""
 
-import json
 import re
-import sys
 
 import keras
 import numpy as np
 import pytest
-from ai_edge_litert.interpreter import Interpreter
-from shaken import digits, encoder, shake
+from shaken import card_of, cosines, digits, encoder, expected, normalised, shake
 
 from keras_mae import ViTClassifier, ViTEncoder
 from keras_mae.data import load_source
-from keras_mae.export import ExportError, calibration, card, export_encoder, litert
+from keras_mae.export import ExportError, export_encoder, plain
+from keras_mae.export.formats import litert
+
+pytestmark = pytest.mark.export
+Interpreter = pytest.importorskip("ai_edge_litert.interpreter").Interpreter
 
 # Operators of a block: four projections, whose first counts as three, and two products.
 LINEAR_LAYERS = 1 + 2 * 6
@@ -27,16 +28,6 @@ def run(path, images):
     return Interpreter(model_path=str(path)).get_signature_runner()(images=images.astype("float32"))
 
 
-def expected(model, images):
-    normalised = (images / 255 - np.array(model.mean)) / np.array(model.std)
-    return np.asarray(model(normalised.astype("float32")))
-
-
-def cosines(got, wanted):
-    got, wanted = got.reshape(len(got), -1), wanted.reshape(len(wanted), -1)
-    return (got * wanted).sum(1) / np.linalg.norm(got, axis=1) / np.linalg.norm(wanted, axis=1)
-
-
 def test_float32_in_a_new_process(trained, tmp_path):
     path = export_encoder(trained, tmp_path / "out", "litert")
     assert path == tmp_path / "out" / "model.tflite"
@@ -47,7 +38,7 @@ def test_float32_in_a_new_process(trained, tmp_path):
         np.testing.assert_allclose(outputs["tokens"], tokens, atol=1e-4)
         np.testing.assert_allclose(outputs["cls"], tokens[:, 0], atol=1e-4)
         np.testing.assert_allclose(outputs["pooled"], tokens[:, 1:].mean(axis=1), atol=1e-4)
-    found = json.loads((tmp_path / "out" / "card.json").read_text())
+    found = card_of(path)
     assert found["precision"] == "float32" and found["batch_size"] == 1
     assert 0 < found["check"]["difference"] < 1e-4
     signature = found["signatures"]["serving_default"]
@@ -75,7 +66,7 @@ def test_smaller_files(trained, quantize, tmp_path):
         assert 1e-5 < np.abs(got - wanted).max() < 1e-2
     else:
         assert 0.99 < cosines(got, wanted).min() < 0.999999
-    found = json.loads((path.parent / "card.json").read_text())
+    found = card_of(path)
     assert found["quantize"] == quantize
     # Half the bytes a weight, or a quarter, and the graph.
     share = 2 if quantize == "float16" else 1
@@ -105,7 +96,7 @@ def test_int8_keeps_all_but_linear_layers_in_float(trained):
 @pytest.mark.parametrize("quantize", ["none", "dynamic_int8"])
 def test_any_batch(trained, quantize, tmp_path):
     path = export(trained, tmp_path, batch_size=None, quantize=quantize, num_check_images=5)
-    assert json.loads((path.parent / "card.json").read_text())["batch_size"] is None
+    assert card_of(path)["batch_size"] is None
     images = digits(5)
     wanted = expected(trained, images)
     runner = Interpreter(model_path=str(path)).get_signature_runner()
@@ -137,8 +128,7 @@ def test_a_classifier(trained, tmp_path):
     path = export(model, tmp_path, num_check_images=4)
     image = digits(1)
     outputs = run(path, image)
-    normalised = ((image / 255 - trained.mean[0]) / trained.std[0]).astype("float32")
-    logits = np.asarray(model(normalised))
+    logits = np.asarray(model(normalised(trained, image)))
     np.testing.assert_allclose(outputs["logits"], logits, atol=1e-4 * max(1, np.abs(logits).max()))
     np.testing.assert_allclose(outputs["probabilities"].sum(), 1, atol=1e-5)
 
@@ -159,62 +149,17 @@ def test_the_layers_that_lose_most(trained, tmp_path, monkeypatch):
     names = [name for name, _ in errors]
     assert any(re.fullmatch(r"block_1/mlp/\S+ \(FULLY_CONNECTED\)", name) for name in names), names
     # Over a bound that nothing keeps, they are named, and nothing is left.
-    monkeypatch.setitem(card.BOUNDS, ("litert", "int8"), {"min_cosine": 1.1})
-    with pytest.raises(ExportError, match=r"must be at least 1.1.*Layers that lose most.*block_"):
+    monkeypatch.setitem(litert.LiteRT.BOUNDS, "int8", {"min_cosine": 1.1})
+    with pytest.raises(ExportError, match=r"min_cosine.*block_"):
         export(trained, tmp_path, quantize="int8", representative="mnist5k", num_representative=8)
     assert not list(tmp_path.iterdir())
 
 
 def test_wrong_numbers_leave_nothing(trained, tmp_path, monkeypatch):
-    right = litert.plain_function
-    monkeypatch.setattr(litert, "plain_function", lambda _, size: right(encoder(), size))
-    with pytest.raises(ExportError, match="does not give the model's numbers"):
+    right = plain.plain_function
+    monkeypatch.setattr(plain, "plain_function", lambda _, size: right(encoder(), size))
+    with pytest.raises(ExportError, match="difference"):
         export(trained, tmp_path)
-    assert not list(tmp_path.iterdir())
-
-
-@pytest.mark.parametrize(
-    "options, message",
-    [
-        ({"quantize": "int4"}, r"`quantize` must be one of .*'int16x8'.*Received: 'int4'"),
-        ({"quantize": "int8"}, "`representative` must be given for quantize='int8'"),
-        ({"representative": "mnist5k"}, "`representative` goes with quantize in"),
-        (
-            {"quantize": "int8", "representative": "mnist5k", "num_representative": 0},
-            "`num_representative` must be an int of 1 or more. Received: 0",
-        ),
-        ({"batch_size": 0}, "`batch_size`.*0"),
-        ({"fuse": True}, r"`options` of format 'litert'.*Received: \['fuse'\]"),
-        (
-            {"quantize": "int8", "representative": "folder:/nowhere"},
-            "`representative` must be a data set that can be read.*/nowhere",
-        ),
-        (
-            {"quantize": "int8", "representative": "photos"},
-            "`representative` must have images of 1 channels.*of 3",
-        ),
-    ],
-)
-def test_errors(options, message, tmp_path):
-    with pytest.raises(ValueError, match=message):
-        export(encoder(num_layers=1), tmp_path, **options)
-    assert not list(tmp_path.iterdir())
-
-
-def test_existing_directories_and_missing_packages_are_named_first(tmp_path, monkeypatch):
-    (tmp_path / "out").mkdir()
-    (tmp_path / "out" / "file").touch()
-    with pytest.raises(ValueError, match="`directory` must be new"):
-        export_encoder("no such model", tmp_path / "out", "litert")
-    monkeypatch.setitem(sys.modules, "ai_edge_litert", None)
-    with pytest.raises(ImportError, match=r'ai_edge_litert: pip install "keras_mae\[export\]"'):
-        export_encoder("no such model", tmp_path / "new", "litert")
-
-
-def test_weights_for_one_file(tmp_path, monkeypatch):
-    monkeypatch.setattr(calibration, "MAX_CONSTANT_BYTES", 1000)
-    with pytest.raises(ValueError, match="`model` must have at most .* GB of weights"):
-        export(encoder(num_layers=1), tmp_path)
     assert not list(tmp_path.iterdir())
 
 
@@ -223,7 +168,7 @@ def test_a_source_may_stand_for_its_name(trained, tmp_path):
     path = export(
         trained, tmp_path, quantize="int8", representative=some, check_dataset=some, batch_size=2
     )
-    found = json.loads((path.parent / "card.json").read_text())
+    found = card_of(path)
     assert found["representative"]["num_images"] == found["check"]["num_images"] == 5
 
 
@@ -233,6 +178,6 @@ def test_twelve_blocks_with_random_weights(tmp_path):
     # The widths of ViT-S/16: with those of ViT-B/16 the converter takes four times as long.
     model = ViTEncoder(image_size=(64, 96), hidden_dim=384, num_heads=6)
     path = export(model, tmp_path, num_check_images=2)
-    found = json.loads((path.parent / "card.json").read_text())
+    found = card_of(path)
     assert found["check"]["difference"] < 1e-4
     assert found["operators"]["FULLY_CONNECTED"] == 1 + 12 * 6

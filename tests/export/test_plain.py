@@ -4,11 +4,13 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from shaken import encoder, shake
+from shaken import encoder, normalised, shake
 
 from keras_mae import ViTClassifier
-from keras_mae.export import card
-from keras_mae.export.plain import normalising_projection, plain_function
+from keras_mae.export.plain import function_of_weights, normalising_projection, plain_function
+from keras_mae.export.source import model_outputs
+
+pytestmark = pytest.mark.export
 
 VARIANTS = {
     "one channel": {},
@@ -31,7 +33,7 @@ def pixels(model, count=3):
 
 def assert_equal(model, images, batch_size=None):
     vit = getattr(model, "encoder", model)
-    wanted = card.model_outputs(model, keras.ops.convert_to_tensor(card.normalize(vit, images)))
+    wanted = model_outputs(model, keras.ops.convert_to_tensor(normalised(vit, images)))
     got = plain_function(model, batch_size)(tf.constant(images))
     assert set(got) == set(wanted)
     for name, value in wanted.items():
@@ -71,6 +73,19 @@ def test_classifiers(pooling, head_norm, pooled_blocks):
         variance = model.feature_norm.moving_variance
         variance.assign(np.linspace(0.5, 2, variance.shape[0]))
     assert_equal(model, pixels(model.encoder))
+
+
+def test_weights_may_be_given_as_arguments():
+    model = shake(ViTClassifier(encoder(), 5, pooling="both", head_norm="batch"))
+    images = tf.constant(pixels(model.encoder))
+    function, weights = function_of_weights(model)
+    assert list(weights) == [f"weight_{i}" for i in range(len(weights))]
+    wanted = plain_function(model)(images)
+    for name, value in function(images, *map(tf.constant, weights.values())).items():
+        np.testing.assert_allclose(value, wanted[name], atol=1e-6, err_msg=name)
+    # They are what it computes with: all zero, and all classes are alike.
+    zeros = [tf.zeros(array.shape) for array in weights.values()]
+    np.testing.assert_allclose(function(images, *zeros)["probabilities"], 0.2, atol=1e-7)
 
 
 def test_the_graph_has_no_size_of_a_batch():

@@ -3,19 +3,19 @@
 import numpy as np
 import pytest
 import tensorflow as tf
-from shaken import digits, encoder
+from shaken import digits
 
-from keras_mae.export import export_encoder, serving
-from keras_mae.export.serve_check import serve_check
+from keras_mae.export import serving
+from keras_mae.export.serve_check import find_version, serve_check
 
+pytestmark = pytest.mark.export
 grpc = pytest.importorskip("grpc")
 pytest.importorskip("tensorflow_serving.apis")
 
 
 @pytest.fixture(scope="module")
-def path(tmp_path_factory):
-    directory = tmp_path_factory.mktemp("served") / "digits"
-    return export_encoder(encoder(), directory, fresh_process=False, num_check_images=4, dense=True)
+def path(served):
+    return served
 
 
 @pytest.fixture(scope="module")
@@ -119,16 +119,11 @@ def test_serve_check_finds_a_signature_that_differs(tmp_path):
     assert serve_check(tmp_path / "1", lambda line: None) == 2 * problems
 
 
-def test_the_newest_version_is_found_by_its_number(path, tmp_path):
-    assert serving.model_version(path.parent) == serving.model_version(path) == path
-    for number in ("2", "10", "11"):
-        (tmp_path / number).mkdir()
-        if number != "11":  # being copied
-            (tmp_path / number / "saved_model.pb").touch()
-    assert serving.model_version(tmp_path) == tmp_path / "10"
-    for nothing in (tmp_path / "11", tmp_path / "2" / "saved_model.pb", tmp_path / "none"):
-        with pytest.raises(ValueError, match="`saved_model` must be a SavedModel"):
-            serving.model_version(nothing)
+def test_the_newest_version_is_asked(path, tmp_path):
+    assert find_version(path.parent) == find_version(path) == path
+    for nothing in (tmp_path, tmp_path / "none"):
+        with pytest.raises(ValueError, match="`saved_model`"):
+            find_version(nothing)
 
 
 def test_commands_name_the_model_and_its_folder(path):

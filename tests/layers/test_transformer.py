@@ -7,7 +7,7 @@ import pytest
 import tensorflow as tf
 
 from keras_mae.layers import MLP, DropPath, TransformerBlock
-from keras_mae.layers.transformer import gelu
+from keras_mae.layers.kernels import gelu
 
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(2, 5, 8)).astype("float32")

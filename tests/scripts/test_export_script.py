@@ -9,9 +9,11 @@ import pytest
 
 from keras_mae import ViTEncoder
 
+pytestmark = pytest.mark.export
 SCRIPTS = Path(__file__).parents[2] / "scripts"
 
 
+@pytest.mark.slow
 def test_a_model_is_exported_and_served(forks, tmp_path):
     pytest.importorskip("tensorflow_serving.apis")
     ViTEncoder(28, 1, 14, 16, 1, 2).save(tmp_path / "encoder.keras")
@@ -41,3 +43,6 @@ def test_errors_are_one_line(forks, tmp_path):
     assert done.returncode == 1 and "Traceback" not in done.stderr
     assert done.stderr.strip().splitlines()[-1].startswith("error: `path` must be a file")
     assert list(tmp_path.iterdir()) == []
+    done = forks.run(SCRIPTS / "serve_check.py", f"--saved_model={tmp_path}")
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    assert done.stderr.strip().splitlines()[-1].startswith("error: `saved_model`")

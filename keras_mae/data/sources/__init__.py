@@ -1,41 +1,49 @@
-"""Where images come from. `load_source` turns a spec such as "folder:/data" into a source."""
+"""Where images come from. `load_source` turns a spec such as "folder:/data" into a source.
 
+A source is one file here, found by its name; another's own class is found by `MODULE:CLASS`.
+"""
+
+from pathlib import Path
+
+from keras_mae import registry
 from keras_mae.data.sources.base import ArraySource, EncodedSource, Source
-from keras_mae.data.sources.folder import Folder
-from keras_mae.data.sources.mnist5k import MNIST5k
-from keras_mae.data.sources.photos import Photos
-from keras_mae.data.sources.tfds import TFDS
-from keras_mae.data.sources.tfrecord import TFRecord
-
-# The word before the colon -> (class, how the spec is written). A new source gets its line here.
-SOURCES = {
-    "mnist5k": (MNIST5k, "mnist5k"),
-    "photos": (Photos, "photos"),
-    "folder": (Folder, "folder:PATH"),
-    "tfds": (TFDS, "tfds:NAME[:SPLIT]"),
-    "tfrecord": (TFRecord, "tfrecord:GLOB"),
-}
+from keras_mae.files import printable
 
 
 def load_source(spec, *, seed=0):
     """Open a source of images.
 
     Args:
-        spec: string, one of `mnist5k`, `photos`, `folder:PATH`, `tfds:NAME[:SPLIT]`,
-            `tfrecord:GLOB`.
+        spec: string, `KIND[:ARGUMENT]`: `mnist5k`, `photos`, `folder:PATH`,
+            `tfds:NAME[:SPLIT]` or `tfrecord:GLOB`; or `MODULE:CLASS[:ARGUMENT]` for your own
+            subclass of `EncodedSource` or `ArraySource`, which is called with
+            `(argument, seed=seed)`.
         seed: int, decides which examples `split` holds out and nothing else. Keep it when a later
             run must hold out the same ones.
     Returns:
         A `Source`.
     Raises:
         ValueError: if the spec names no source, or what it names is not there.
+    Example: `load_source("folder:/data/photos")`, `load_source("my_package.my_module:Checker:12")`
     """
-    word, _, argument = str(spec).partition(":")
-    if word not in SOURCES:
-        forms = ", ".join(form for _, form in SOURCES.values())
-        raise ValueError(f"source: expected one of {forms}; got {spec!r}.")
-    source_class = SOURCES[word][0]
-    return source_class(argument, seed=seed)
+    spec = str(spec)
+    name, argument = _split(spec)
+    if spec and Path(spec).expanduser().is_dir():
+        raise ValueError(
+            f"`dataset` must be KIND:ARGUMENT, such as folder:{printable(spec)}. "
+            f"Received: {printable(spec)!r}"
+        )
+    return registry.find(__name__, name, Source, "dataset")(argument, seed=seed)
 
 
-__all__ = ["SOURCES", "ArraySource", "EncodedSource", "Source", "load_source"]
+def _split(spec):
+    """The name of the class that a spec is of, and the argument that comes after it."""
+    kind, _, rest = spec.partition(":")
+    if kind in registry.names(__name__):
+        return kind, rest
+    name, _, argument = rest.partition(":")
+    own = f"{kind}:{name}"
+    return (own, argument) if registry.is_own(own) else (spec, "")
+
+
+__all__ = ["ArraySource", "EncodedSource", "Source", "load_source"]

@@ -1,9 +1,9 @@
 """What a source of images is: numbered records, read in any order.
 
 Every source gives random access, so the pipeline can compute the images of any step without the
-steps before it. A new source is one class in one file: subclass `EncodedSource` (bytes of image
-files, read in Python) or `ArraySource` (pixels in memory, gathered by TensorFlow), and name it in
-`keras_mae/data/sources/__init__.py`.
+steps before it. A new source is one class in one file of this folder, and nothing else: a subclass
+of `EncodedSource` (bytes of image files, read in Python) or of `ArraySource` (pixels in memory,
+gathered by TensorFlow). The file's name is the source's.
 """
 
 import copy
@@ -11,28 +11,37 @@ import hashlib
 
 import numpy as np
 
+from keras_mae.data.decode import header_size
+
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 # For one-channel images of unknown statistics: the averages of ImageNet's three channels.
 GREY_MEAN, GREY_STD = (0.449,), (0.226,)
 
 GLOBAL_SHUFFLE = "global shuffle: each epoch is a new permutation of the whole set"
+# Labelled sets of fewer images are split with each class on both sides; larger ones need no help.
+SMALL_SET = 100
+FEW_HELD_OUT = 50
 
 
 class Source:
     """Numbered records of images; `indices` are the records that this source (or split) uses.
 
     Attributes:
-        name: string, as in the spec.
+        name: string, the kind of source, for messages; empty: the class's name.
         num_examples: int, images an epoch.
         num_classes: int, or None where there are no labels.
         class_names: list of strings in label order, or None.
         channels: 1 or 3.
         mean, std: tuples of floats, one a channel, of images in [0, 1].
         image_size: `(H, W)` in pixels where all images have it, else None.
-        augmentation: "crop" or "shift", what pre-training does to an image by default.
+        augmentation: "crop", "shift" or "none", what training does to an image by default.
         order_guarantee: string, how well an epoch is shuffled and at what cost.
         default_holdout: float, the share that `split()` holds out.
+
+    Args:
+        num_records: int.
+        seed: int, decides what `split` holds out.
     """
 
     name = ""
@@ -45,17 +54,31 @@ class Source:
     augmentation = "crop"
     order_guarantee = GLOBAL_SHUFFLE + ", read by random access"
     default_holdout = 0.05
+    _whole = None
 
     def __init__(self, num_records, *, seed=0):
         self.seed = seed
+        self.name = self.name or type(self).__name__
         self.indices = np.arange(num_records, dtype=np.int64)
 
     @property
     def num_examples(self):
         return len(self.indices)
 
+    @property
+    def whole(self):
+        """The source that `split` made this one a part of; else this one.
+
+        The share of broken images is judged over it: one of the three held out is not a third.
+        """
+        return self if self._whole is None else self._whole
+
     def key(self, record):
-        """A name of the record that stays the same when the data set is moved elsewhere."""
+        """A name of the record that stays the same when the data set is moved elsewhere.
+
+        It differs from those of all other records. Bytes that are no UTF-8 are in it as
+        `os.fsdecode` gives them.
+        """
         raise NotImplementedError
 
     def path(self, record):
@@ -75,14 +98,49 @@ class Source:
         labels = self.record_labels()
         return None if labels is None else np.asarray(labels, dtype=np.int64)[self.indices]
 
+    def record_size(self, record):
+        """`(height, width)` of a record's image in pixels, read as cheaply as can be; or None."""
+        return self.image_size
+
+    def typical_size(self, sample=64, seed=0):
+        """Return the median `(height, width)` of a sample of the images, in pixels.
+
+        Only the beginning of an image file is decoded. What cannot be read is left out.
+
+        Args:
+            sample: int, how many images are looked at.
+            seed: int, decides which.
+        Returns:
+            `(height, width)`, ints, each a median of its own; None if no image could be read.
+        """
+        if self.image_size is not None:
+            return self.image_size
+        count = min(sample, self.num_examples)
+        sizes = []
+        for record in np.random.default_rng(seed).choice(self.indices, count, replace=False):
+            try:
+                sizes.append(self.record_size(int(record)))
+            except Exception:  # it will be named when it is to be trained on
+                continue
+        sizes = [size for size in sizes if size is not None]
+        return tuple(int(side) for side in np.median(sizes, axis=0)) if sizes else None
+
     def subset(self, positions):
         """The same source with only these examples, in this order.
+
+        Of a part of a split it is still a part.
 
         Args:
             positions: int array of positions in `[0, num_examples)`.
         """
         other = copy.copy(self)
         other.indices = self.indices[np.asarray(positions, dtype=np.int64)]
+        return other
+
+    def apart(self):
+        """The same examples as a set of their own, no longer a part of what `split` divided."""
+        other = copy.copy(self)
+        other._whole = None
         return other
 
     def groups(self):
@@ -93,6 +151,8 @@ class Source:
         """Divide the examples in two disjoint parts, the same on every call and machine.
 
         An example's side depends on its name and the source's seed, not on its place in a list.
+        With fewer than 100 images and known labels, each class of two images or more is on both
+        sides, and a class of one is trained on.
 
         Args:
             holdout: float in [0, 1), the share held out; at least one example a group.
@@ -104,37 +164,69 @@ class Source:
         """
         holdout = self.default_holdout if holdout is None else holdout
         if not 0 <= holdout < 1:
-            raise ValueError(f"holdout: expected a float in [0, 1), got {holdout!r}.")
+            raise ValueError(f"`holdout` must be a float in [0, 1). Received: {holdout!r}")
         if holdout == 0:
             return self, None
-        held = []
+        is_held = np.zeros(self.num_examples, bool)
         for group in self.groups():
             ranks = [self._rank(self.split_key(self.indices[position])) for position in group]
             names, inverse = np.unique(ranks, return_inverse=True)
             count = max(1, round(len(names) * holdout))
-            held.append(np.asarray(group)[inverse < count])
-        held = np.sort(np.concatenate(held))
-        train = np.setdiff1d(np.arange(self.num_examples), held)
-        if len(train) == 0:
+            is_held[np.asarray(group)[inverse < count]] = True
+        if self.num_examples < SMALL_SET and self.labels() is not None:
+            is_held = self._with_each_class_on_both_sides(is_held)
+        if is_held.all():
             raise ValueError(
-                f"holdout: expected a share that leaves images to train on, got {holdout!r} of "
-                f"{self.num_examples} examples in {self.name!r}; pass holdout=0 to hold out none."
+                f"`holdout` must be a share that leaves images to train on, or 0 to hold out none. "
+                f"Received: {holdout!r}, of {self.num_examples} examples in {self.name!r}"
             )
-        return self.subset(train), self.subset(held)
+        parts = self.subset(np.flatnonzero(~is_held)), self.subset(np.flatnonzero(is_held))
+        for part in parts:
+            part._whole = self.whole
+        return parts
+
+    def _with_each_class_on_both_sides(self, is_held):
+        """Return a bool array like `is_held`, in which as few examples as can be changed sides."""
+        labels = self.labels()
+        keys = [self._rank(self.split_key(record)) for record in self.indices]
+        ranks = np.array(keys, dtype=np.uint64)
+        changed = is_held.copy()
+        for label in np.unique(labels):
+            members = labels == label
+            names = np.unique(ranks[members])  # in the order in which they would be held out
+            if len(names) == 1:
+                changed[ranks == names[0]] = False
+            elif changed[members].all():
+                changed[ranks == names[-1]] = False
+            elif not changed[members].any():
+                changed[ranks == names[0]] = True
+        # Of classes of one image each, nothing would be held out.
+        return changed if changed.any() else is_held
+
+    @property
+    def split_note(self):
+        """One line for a person, of a held-out part too small to measure by; else None."""
+        count = self.num_examples
+        if count >= FEW_HELD_OUT:
+            return None
+        images = f"{count} held-out image{'s' * (count != 1)}"
+        if self.num_classes is None:
+            return f"{images}: the held-out loss is a rough guess"
+        return f"{images}: accuracies are in steps of {100 / max(count, 1):.3g} points"
 
     def split_key(self, record):
         """Records with one split key are never parted by `split`. Default: `key`."""
         return self.key(record)
 
     def _rank(self, key):
-        digest = hashlib.blake2b(f"{self.seed}/{key}".encode(), digest_size=8)
+        digest = hashlib.blake2b(name_bytes(f"{self.seed}/{key}"), digest_size=8)
         return int.from_bytes(digest.digest())
 
     def fingerprint(self):
         """Hex digest of which examples are here, in which order: two runs on equal data agree."""
         digest = hashlib.blake2b(digest_size=16)
         for record in self.indices:
-            digest.update(self.key(record).encode() + b"\0")
+            digest.update(name_bytes(self.key(record)) + b"\0")
         return digest.hexdigest()
 
 
@@ -159,3 +251,12 @@ class EncodedSource(Source):
         Called from several threads at once. May raise anything: the record is then skipped.
         """
         raise NotImplementedError
+
+    def record_size(self, record):
+        data, _ = self.read(record)
+        return data.shape[:2] if isinstance(data, np.ndarray) else header_size(data)
+
+
+def name_bytes(name):
+    """Return a name as bytes: a file's own where it is not UTF-8."""
+    return name.encode("utf-8", "surrogateescape")

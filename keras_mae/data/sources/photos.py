@@ -36,7 +36,9 @@ class Photos(ArraySource):
 
     def __init__(self, argument="", *, seed=0):
         if argument:
-            raise ValueError(f"source: photos takes no argument, got {argument!r}.")
+            raise ValueError(
+                f"`dataset` must be photos without an argument. Received: 'photos:{argument}'"
+            )
         paths = [path for path in map(_find, PHOTOGRAPHS) if path is not None]
         self.photographs = [np.asarray(Image.open(path).convert("RGB")) for path in paths]
         self.photo_names = [path.stem for path in paths]
@@ -50,6 +52,10 @@ class Photos(ArraySource):
 
     def split_key(self, record):
         return self.photo_names[record // WINDOWS_PER_PHOTO]
+
+    def record_size(self, record):
+        side = int(self.windows()[record, 2])
+        return side, side
 
     def windows(self):
         """int64 `(records, 3)`: top, left and side of each record's window, in pixels."""

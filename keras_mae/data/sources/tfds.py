@@ -5,6 +5,7 @@ import re
 from keras_mae.data import tfrecords
 from keras_mae.data.sources.base import GREY_MEAN, GREY_STD, EncodedSource
 from keras_mae.data.sources.tfrecord import parse_example
+from keras_mae.files import printable
 
 # Up to this size of a split, `labels()` reads it whole to get them.
 CHEAP_BYTES = 256 * 2**20
@@ -23,22 +24,24 @@ class TFDS(EncodedSource):
     def __init__(self, argument="", *, seed=0):
         match = re.fullmatch(r"([\w/.+-]+?(?::[\d*]+\.[\d*]+\.[\d*]+)?)(?::(.+))?", argument)
         if match is None:
-            raise ValueError(f"source: expected tfds:NAME[:SPLIT], got {argument!r}.")
+            raise ValueError(
+                f"`dataset` must be tfds:NAME[:SPLIT]. Received: 'tfds:{printable(argument)}'"
+            )
         self.dataset_name, self.split_name = match[1], match[2] or "train"
         tfds = _import()
         try:
             builder = tfds.builder(self.dataset_name)
         except ValueError as error:
             raise ValueError(
-                f"source: tensorflow-datasets has no {self.dataset_name!r} "
-                f"({str(error).splitlines()[0]})"
+                f"`dataset` must be one that tensorflow-datasets has. Received: "
+                f"{self.dataset_name!r} ({str(error).splitlines()[0]})"
             ) from error
         features = dict(builder.info.features.items())
         images = [key for key, value in features.items() if isinstance(value, tfds.features.Image)]
         if not images:
             raise ValueError(
-                f"source: expected images in {self.dataset_name!r}, its features are "
-                f"{', '.join(features)}."
+                f"`dataset` must have images. Received: {self.dataset_name!r}, whose features are "
+                f"{', '.join(features)}"
             )
         self._image_key = "image" if "image" in images else images[0]
         label = features.get("label")
@@ -57,8 +60,8 @@ class TFDS(EncodedSource):
                 split = builder.info.splits[self.split_name]
             except (KeyError, ValueError) as error:
                 raise ValueError(
-                    f"source: expected a split of {', '.join(builder.info.splits)} in "
-                    f"{self.dataset_name!r}, got {self.split_name!r}."
+                    f"`dataset` must name a split of {self.dataset_name!r}: one of "
+                    f"{', '.join(builder.info.splits)}, or a part. Received: {self.split_name!r}"
                 ) from error
             self._num_bytes = split.num_bytes
             if builder.info.file_format == tfds.core.FileFormat.TFRECORD:
@@ -74,7 +77,8 @@ class TFDS(EncodedSource):
             if prepared:
                 raise
             raise ValueError(
-                f"source: {self.dataset_name!r} is not prepared at {builder.data_path}. "
+                "`dataset` must be prepared on this machine. Received: "
+                f"{self.dataset_name!r}, which is not at {builder.data_path}. "
                 "Prepare it once, on a machine that can fetch it: "
                 f"python -c \"import tensorflow_datasets as tfds; tfds.builder('"
                 f"{self.dataset_name}').download_and_prepare()\"; or set TFDS_DATA_DIR to where "
@@ -128,7 +132,7 @@ def _import():
         import tensorflow_datasets
     except ImportError as error:
         raise ValueError(
-            f"source: tfds needs tensorflow-datasets ({error}); run "
-            '`pip install "keras_mae[tfds]"`.'
+            "`dataset` must be one whose package is installed. Received: 'tfds', which needs "
+            f'tensorflow-datasets ({error}); run `pip install "keras_mae[tfds]"`'
         ) from error
     return tensorflow_datasets

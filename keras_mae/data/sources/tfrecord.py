@@ -7,6 +7,7 @@ import numpy as np
 
 from keras_mae.data import tfrecords
 from keras_mae.data.sources.base import EncodedSource
+from keras_mae.files import printable
 
 IMAGE_KEYS = ("image", "image/encoded", "image_raw", "jpg", "png")
 LABEL_KEYS = ("label", "image/class/label")
@@ -31,7 +32,8 @@ class TFRecord(EncodedSource):
         paths = [path for path in paths if not path.endswith(tfrecords.INDEX_SUFFIX)]
         if not argument or not paths:
             raise ValueError(
-                f"source: expected tfrecord:GLOB with GLOB matching files, got {argument!r}."
+                f"`dataset` must be tfrecord:GLOB with files that match. Received: "
+                f"'tfrecord:{printable(argument)}', which matches none"
             )
         known = {}
         for folder in {Path(path).parent for path in paths if "://" not in path}:
@@ -49,7 +51,10 @@ class TFRecord(EncodedSource):
             ],
         )
         if len(self.files) == 0:
-            raise ValueError(f"source: expected records in {argument!r}, found none.")
+            raise ValueError(
+                "`dataset` must be files with records. Received: "
+                f"'tfrecord:{printable(argument)}', without any"
+            )
         super().__init__(len(self.files), seed=seed)
         self.order_guarantee += "; each record's place comes from the index, or from its header"
         self._labels = None

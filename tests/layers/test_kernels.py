@@ -5,16 +5,7 @@ import pytest
 import tensorflow as tf
 from tensorflow.python.eager import context
 
-from keras_mae.layers import TransformerBlock
-from keras_mae.layers.training_kernels import (
-    attend,
-    gelu,
-    gelu_dense,
-    in_use,
-    layer_normalization,
-    layer_normalization_dense,
-    training_kernels,
-)
+from keras_mae.layers import TransformerBlock, kernels
 
 RNG = np.random.default_rng(0)
 
@@ -23,30 +14,47 @@ def normal(*shape):
     return RNG.normal(size=shape).astype("float32")
 
 
+def norm_dense(x, gamma, beta, kernel, bias, training=False):
+    x = kernels.layer_norm(x, gamma, beta, 0.1, training)
+    return kernels.dense(x, Linear(kernel, bias), training)
+
+
+class Linear:
+    """What the kernels need of a `Dense` layer, with tensors whose gradients can be taken."""
+
+    def __init__(self, kernel, bias):
+        self.kernel, self.bias = kernel, bias
+
+    def __call__(self, x):
+        return tf.matmul(x, self.kernel) + self.bias
+
+
 X = normal(2, 5, 8)
 HEADS = [normal(2, 2, t, 4) for t in (3, 5, 5)]  # three queries, five keys and values
 ALLOWED = np.array([[1, 0, 1, 1, 0], [0, 1, 0, 0, 0], [1, 1, 1, 1, 1]], bool)[None, None]
 FUNCTIONS = {
-    "gelu": (gelu, [3 * X]),
-    "gelu_dense": (gelu_dense, [3 * X, normal(8, 6), normal(6)]),
-    "layer_normalization": (
-        lambda *inputs: layer_normalization(*inputs, 0.1),
+    "gelu": (kernels.gelu, [3 * X]),
+    "gelu_dense": (
+        lambda x, *dense, training=False: kernels.gelu_dense(x, Linear(*dense), training),
+        [3 * X, normal(8, 6), normal(6)],
+    ),
+    "layer_norm": (
+        lambda *inputs, training=False: kernels.layer_norm(*inputs, 0.1, training),
         [X, normal(8), normal(8)],
     ),
-    "layer_normalization_dense": (
-        lambda x, gamma, beta, *dense: layer_normalization_dense(x, gamma, beta, 0.1, *dense),
-        [X, normal(8), normal(8), normal(8, 6), normal(6)],
+    "layer_norm, dense": (norm_dense, [X, normal(8), normal(8), normal(8, 6), normal(6)]),
+    "attend": (kernels.attend, HEADS),
+    "attend, masked": (
+        lambda *inputs, training=False: kernels.attend(*inputs, ALLOWED, training),
+        HEADS,
     ),
-    "attend": (attend, HEADS),
-    "attend, masked": (lambda *inputs: attend(*inputs, attention_mask=ALLOWED), HEADS),
 }
 
 
 def value_and_gradients(function, inputs, by_hand, upstream=None):
     with tf.GradientTape() as tape:
         tape.watch(inputs)
-        with training_kernels(by_hand):
-            value = function(*inputs)
+        value = function(*inputs, training=by_hand)
         upstream = tf.ones_like(value) if upstream is None else tf.cast(upstream, value.dtype)
         total = tf.reduce_sum(tf.cast(value, "float32") * tf.cast(upstream, "float32"))
     return value, *tape.gradient(total, inputs)
@@ -97,11 +105,11 @@ def test_half_precision_is_computed_in_float32(name, dtype):
     unit = {"bfloat16": 2.0**-8, "float16": 2.0**-11}[dtype]
     for value, other in zip(found, expected, strict=True):
         assert value.dtype == dtype
-        scale = np.abs(other).max() * (1 if name in ("gelu", "layer_normalization") else 8)
+        scale = np.abs(other).max() * (1 if name in ("gelu", "layer_norm") else 8)
         np.testing.assert_allclose(tf.cast(value, "float32"), other, atol=unit * scale)
 
 
-def kept(by_hand):
+def kept():
     """Return how many numbers a block's forward pass keeps for its gradient."""
     block = TransformerBlock(2, 32)
     block.build((None, 5, 8))
@@ -109,8 +117,7 @@ def kept(by_hand):
     def step(x):
         with tf.GradientTape() as tape:
             tape.watch(x)
-            with training_kernels(by_hand):
-                y = block(x, training=True)
+            y = block(x, training=True)
         kept.forward = {op.name for op in tf.compat.v1.get_default_graph().get_operations()}
         return tape.gradient(y, [x, *block.trainable_variables])
 
@@ -134,10 +141,12 @@ def of_variables_only(op):
     return bool(inputs) and all(i.type == "Const" or of_variables_only(i) for i in inputs)
 
 
-def test_less_is_kept_for_the_gradient():
+def test_less_is_kept_for_the_gradient(monkeypatch):
     # Of each token, 8 wide, plain operations keep 224 numbers; by hand, 80 are kept (views of one
     # tensor are counted each).
-    assert kept(True) < 0.4 * kept(False)
+    by_hand = kept()
+    monkeypatch.setattr(kernels, "_trains_on_cpu", lambda: False)
+    assert by_hand < 0.4 * kept()
 
 
 def test_what_is_computed_again_is_not_kept_after_all():
@@ -145,7 +154,7 @@ def test_what_is_computed_again_is_not_kept_after_all():
 
     @tf.function
     def step(upstream, *heads):
-        return value_and_gradients(attend, heads, True, upstream)
+        return value_and_gradients(kernels.attend, heads, True, upstream)
 
     context.enable_graph_collection()
     try:
@@ -158,28 +167,40 @@ def test_what_is_computed_again_is_not_kept_after_all():
     assert sum("BatchMatMul" in node.op for node in nodes) == 2 + 1 + 4
 
 
-def test_they_are_used_inside_only_also_after_an_error():
-    assert not in_use()
-    with pytest.raises(KeyError), training_kernels():
-        assert in_use()
-        with training_kernels(False):
-            assert not in_use()
-        assert in_use()
-        raise KeyError
-    assert not in_use()
-
-
-def test_a_block_that_is_evaluated_is_plain_operations():
+def operations(training):
     block = TransformerBlock(2, 32)
     block.build((None, 5, 8))
+    call = tf.function(lambda x: block(x, training=training))
+    graph = call.get_concrete_function(tf.TensorSpec((4, 5, 8))).graph
+    return {op.type for op in graph.get_operations()}
 
-    def operations(by_hand):
-        def call(x):
-            with training_kernels(by_hand):
-                return block(x)
 
-        graph = tf.function(call).get_concrete_function(tf.TensorSpec((4, 5, 8))).graph
-        return {op.type for op in graph.get_operations()}
-
+def test_only_a_block_that_is_trained_has_gradients_by_hand():
     assert "Erf" in operations(False) and not {"IdentityN", "PartitionedCall"} & operations(False)
     assert "IdentityN" in operations(True)
+
+
+def test_on_gpus_gradients_are_the_frameworks(monkeypatch):
+    monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: ["GPU:0"])
+    assert "IdentityN" not in operations(True)
+
+
+def test_a_normalised_tensor_that_is_used_twice_has_both_gradients():
+    def function(x, gamma, beta, kernel, bias, training=False):
+        y = kernels.layer_norm(x, gamma, beta, 0.1, training)
+        return kernels.dense(y, Linear(kernel, bias), training) + 2 * y[..., :6]
+
+    inputs = [tf.constant(value) for value in FUNCTIONS["layer_norm, dense"][1]]
+    expected = value_and_gradients(function, inputs, False)
+    for value, other in zip(value_and_gradients(function, inputs, True), expected, strict=True):
+        np.testing.assert_allclose(value, other, rtol=1e-5, atol=1e-5)
+
+
+def test_nothing_is_remembered_of_tensors_that_are_gone():
+    from keras_mae.layers.kernels import by_hand
+
+    before = len(by_hand._origins)
+    y = kernels.layer_norm(tf.constant(X), tf.ones(8), tf.zeros(8), 0.1, training=True)
+    assert len(by_hand._origins) == before + 1
+    del y
+    assert len(by_hand._origins) == before

@@ -11,14 +11,12 @@ from pathlib import Path
 import numpy as np
 
 from keras_mae.export.calibration import (
+    OPTIONS,
     check_constants_fit,
-    check_quantize,
+    check_representative,
     representative_images,
-    require,
 )
-from keras_mae.export.card import Written
-from keras_mae.export.plain import function_of_weights
-from keras_mae.files import check_new_directory
+from keras_mae.export.formats.base import Format, Option, Written
 
 # The newest that tf2onnx writes. In 17 it turns each mean over the width into a pooling operator,
 # and no layer normalisation is found.
@@ -39,80 +37,78 @@ FUSED = (
 )
 
 
-def check_options(quantize="none", representative=None, num_representative=100, fuse=False):
-    """Raise for options of `write` that cannot be had, before any work is done."""
-    check_quantize(quantize, PRECISIONS, ("int8",), representative, num_representative)
-    if not isinstance(fuse, bool):
-        raise ValueError(f"`fuse` must be a bool. Received: {fuse!r}")
-    if fuse and quantize != "none":
-        raise ValueError(
-            "`fuse` goes with quantize='none': ONNX Runtime's quantizer does not know fused "
-            f"operators. Received: quantize={quantize!r}"
-        )
-    require("ONNX", "tf2onnx", "onnx", "onnxruntime")
+class Runner:
+    """An `.onnx` file in ONNX Runtime, on the CPU."""
+
+    batch_size = None  # any
+
+    def __init__(self, path):
+        import onnxruntime
+
+        self.session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+        self.names = [output.name for output in self.session.get_outputs()]
+
+    def __call__(self, images):
+        outputs = self.session.run(None, {"images": images.astype("float32")})
+        return dict(zip(self.names, outputs, strict=True))
 
 
-def final_path(directory):
-    """Return the directory to be written; it must be new."""
-    return check_new_directory(directory)
+class ONNX(Format):
+    """`model.onnx`, opset 18: `images` float32 `(batch, H, W, C)`, 0-255, any batch.
 
+    `quantize` says what is inside:
 
-def write(
-    source,
-    directory,
-    images,
-    *,
-    quantize="none",
-    representative=None,
-    num_representative=100,
-    fuse=False,
-):
-    """Write `model.onnx`, opset 18: `images` float32 `(batch, H, W, C)`, 0-255, any batch.
+        none          float32
+        dynamic_int8  linear layers: weights in 8 bits, inputs quantized as they come
+        int8          linear layers in 8 bits, with ranges of inputs seen on representative images,
+                      as QuantizeLinear and DequantizeLinear around each
 
-    Outputs are those of `keras_mae.export.export_encoder`.
-
-    Args:
-        source: `keras_mae.export.card.Source`.
-        directory: `Path`, to be made.
-        images: not used; the check's.
-        quantize: "none": float32. "dynamic_int8": weights of linear layers in 8 bits, their
-            inputs quantized as they come. "int8": their inputs quantized with ranges seen on
-            representative images, as QuantizeLinear and DequantizeLinear around each.
-        representative: for "int8", what `keras_mae.data.load_source` knows, such as "folder:PATH",
-            or a source: images like those the model will see.
-        num_representative: int. How many of them, spread evenly.
-        fuse: bool. Whether attention and residual sums are fused, too, into ONNX Runtime's own
-            operators: then nothing else can open the file.
-    Returns:
-        `keras_mae.export.card.Written`. The card's `fused_operators` counts what a session makes of
-        the file.
-    Raises:
-        ValueError: if the weights do not fit in one file, or the representative images do not fit
-            the model.
+    With `fuse`, attention and residual sums are fused, too, into ONNX Runtime's own operators: then
+    nothing else can open the file. The card's `fused_operators` counts what a session makes of it.
     """
-    import onnx
 
-    del images
-    check_constants_fit(source)
-    calibration, facts = None, {"quantize": quantize, "fuse": fuse}
-    if quantize == "int8":
-        calibration, name = representative_images(source, representative, num_representative)
-        facts["representative"] = {"images": name, "num_images": len(calibration)}
-    model, precision = convert(source.model), PRECISIONS[quantize]
-    if fuse:
-        model = fuse_offline(model, source.encoder)
-    elif quantize != "none":
-        model = _quantize(model, calibration)
-    onnx.checker.check_model(model, full_check=True)
-    directory.mkdir(parents=True)
-    path = directory / FILE
-    onnx.save(model, path)
-    facts.update(
-        opset=OPSET,
-        operators=count_operators(model),
-        fused_operators=fused_operators(path),
+    OPTIONS = (
+        Option("quantize", str, "none", "what the file computes in.", choices=tuple(PRECISIONS)),
+        *OPTIONS,
+        Option("fuse", bool, False, "fuse attention, into operators of ONNX Runtime alone."),
     )
-    return Written(FILE, precision, _signatures(model), facts)
+    PACKAGES = ("tensorflow", "tf2onnx", "onnx", "onnxruntime")
+    BOUNDS = {"float32": {"difference": 1e-4}, "int8": {"min_cosine": 0.99}}
+    Runner = Runner
+
+    def check(self):
+        check_representative(self.quantize, ("int8",), self.representative)
+        if self.fuse and self.quantize != "none":
+            raise ValueError(
+                "`fuse` goes with quantize='none': ONNX Runtime's quantizer does not know fused "
+                f"operators. Received: quantize={self.quantize!r}"
+            )
+
+    def write(self, source, directory, images):
+        import onnx
+
+        check_constants_fit(source)
+        calibration, facts = None, {"quantize": self.quantize, "fuse": self.fuse}
+        if self.quantize == "int8":
+            calibration, more = representative_images(
+                source, self.representative, self.num_representative
+            )
+            facts.update(more)
+        model = convert(source.model)
+        if self.fuse:
+            model = fuse_offline(model, source.encoder)
+        elif self.quantize != "none":
+            model = _quantize(model, calibration)
+        onnx.checker.check_model(model, full_check=True)
+        directory.mkdir(parents=True)
+        path = directory / FILE
+        onnx.save(model, path)
+        facts.update(
+            opset=OPSET,
+            operators=count_operators(model),
+            fused_operators=fused_operators(path),
+        )
+        return Written(FILE, PRECISIONS[self.quantize], _signatures(model), facts)
 
 
 def convert(model):
@@ -124,6 +120,8 @@ def convert(model):
         `onnx.ModelProto`, opset 18, with a batch of any size.
     """
     import tf2onnx
+
+    from keras_mae.export.plain import function_of_weights
 
     function, weights = function_of_weights(model)
     proto, _ = tf2onnx.convert.from_function(
@@ -215,9 +213,8 @@ def fuse_offline(model, encoder):
     from onnx import helper
     from onnxruntime.transformers import optimizer
 
-    model.producer_name = (
-        ""  # It warns of graphs that are not PyTorch's; the patterns are the same.
-    )
+    # It warns of graphs that are not PyTorch's; the patterns are the same.
+    model.producer_name = ""
     fused = optimizer.optimize_model(
         model,
         model_type="vit",

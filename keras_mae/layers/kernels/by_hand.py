@@ -1,113 +1,56 @@
-"""The pointwise parts of a block as they are trained: gradients written by hand.
+"""Gradients written by hand, for CPUs.
 
 Automatic differentiation keeps every intermediate tensor, and on CPUs TensorFlow goes over memory
 once for each operation: together these took as long as the matrix products. Here a part keeps its
 inputs only, works the rest out again for its gradient, and is one loop that XLA compiles, whether
 or not the step around it is compiled. The numbers are those of the plain formulas, but for
 rounding.
-
-They are used within `training_kernels()` only: what is evaluated, traced or exported elsewhere is
-plain operations.
 """
 
-import contextlib
 import functools
 import math
-import threading
+import weakref
 
 import keras
 from keras import ops
 
-_state = threading.local()  # the replicas of a strategy run in threads of their own
+from keras_mae.layers.kernels import plain
+
+# What normalised tensors were made of, by their ids, for as long as they exist.
+_origins = {}
 
 
-@contextlib.contextmanager
-def training_kernels(active=True):
-    """Let the functions below use gradients written by hand, for what is called inside."""
-    before = in_use()
-    _state.active = active
-    try:
-        yield
-    finally:
-        _state.active = before
+def layer_norm(x, gamma, beta, epsilon):
+    weights = [_tensor(weight) for weight in (gamma, beta)]
+    normalized = _layer_norm_by_hand(epsilon)(x, *weights)
+    _origins[id(normalized)] = (x, *weights, epsilon)
+    weakref.finalize(normalized, _origins.pop, id(normalized), None)
+    return normalized
 
 
-def in_use():
-    """Return whether this is inside `training_kernels()`."""
-    return getattr(_state, "active", False)
+def dense(x, layer):
+    """Keep what `x` was normalised from, if it was, instead of `x`.
+
+    The normalisation then is part of this kernel, and no other use of its result is left for the
+    compiler to compute.
+    """
+    if id(x) not in _origins:
+        return layer(x)
+    x, gamma, beta, epsilon = _origins[id(x)]
+    weights = map(_tensor, (layer.kernel, layer.bias))
+    return _layer_norm_dense_by_hand(epsilon)(x, gamma, beta, *weights)
 
 
 def gelu(x):
-    """Exact GELU, `x * Phi(x)`, by `erf`: `ops.gelu` lowers to `erfc`, which ONNX does not have.
-
-    Args:
-        x: float, any shape.
-    Returns:
-        float, as `x`.
-    """
-    return _gelu_by_hand(x) if in_use() else _gelu(x)
+    return _gelu_by_hand(x)
 
 
-def gelu_dense(x, kernel, bias):
-    """A linear layer of GELU: `gelu(x) @ kernel + bias`; what is kept for its gradient is `x`.
-
-    Args:
-        x: float `(..., F)`.
-        kernel: float `(F, D)`.
-        bias: float `(D,)`.
-    Returns:
-        float `(..., D)`.
-    """
-    if in_use():
-        return _gelu_dense_by_hand(x, *map(_tensor, (kernel, bias)))
-    return ops.add(ops.matmul(gelu(x), kernel), bias)
+def gelu_dense(x, layer):
+    return _gelu_dense_by_hand(x, *map(_tensor, (layer.kernel, layer.bias)))
 
 
-def layer_normalization(x, gamma, beta, epsilon):
-    """Normalise the last axis; moments in float32.
-
-    Args:
-        x: float `(..., D)`.
-        gamma, beta: float `(D,)`.
-        epsilon: float. Added to the variance.
-    Returns:
-        float, as `x`.
-    """
-    if in_use():
-        return _layer_normalization_by_hand(epsilon)(x, *map(_tensor, (gamma, beta)))
-    return ops.cast(ops.layer_normalization(x, gamma, beta, -1, epsilon), x.dtype)
-
-
-def layer_normalization_dense(x, gamma, beta, epsilon, kernel, bias):
-    """A linear layer of a normalised input; what is kept for its gradient is `x`.
-
-    Args:
-        x: float `(..., D)`.
-        gamma, beta, epsilon: as in `layer_normalization`.
-        kernel: float `(D, F)`.
-        bias: float `(F,)`.
-    Returns:
-        float `(..., F)`.
-    """
-    if in_use():
-        weights = map(_tensor, (gamma, beta, kernel, bias))
-        return _layer_normalization_dense_by_hand(epsilon)(x, *weights)
-    return ops.add(ops.matmul(layer_normalization(x, gamma, beta, epsilon), kernel), bias)
-
-
-def attend(query, key, value, attention_mask=None):
-    """Scaled dot-product attention; softmax in float32.
-
-    Args:
-        query: float `(B, heads, T, d)`.
-        key, value: float `(B, heads, S, d)`.
-        attention_mask: bool, broadcastable to `(B, heads, T, S)`; true where attention is allowed.
-    Returns:
-        float `(B, heads, T, d)`.
-    """
-    if in_use():
-        return _attend_by_hand(attention_mask)(query, key, value)
-    return ops.matmul(_attention_weights(query, key, attention_mask), value)
+def attend(query, key, value, attention_mask):
+    return _attend_by_hand(attention_mask)(query, key, value)
 
 
 def _tensor(variable):
@@ -144,14 +87,9 @@ def _compiled(function):
     return call
 
 
-def _gelu(x):
-    half, root = ops.cast(0.5, x.dtype), ops.cast(math.sqrt(0.5), x.dtype)
-    return half * x * (1 + ops.erf(x * root))
-
-
 @_compiled
 def _gelu_forward(x):
-    return ops.cast(_gelu(ops.cast(x, "float32")), x.dtype)
+    return ops.cast(plain.gelu(ops.cast(x, "float32")), x.dtype)
 
 
 @_compiled
@@ -198,7 +136,7 @@ def _normalised(x, epsilon):
 
 
 @functools.cache
-def _layer_normalization_kernels(epsilon):
+def _layer_norm_kernels(epsilon):
     """Return the forward and the backward loop."""
 
     def scaled_and_shifted(y, gamma, beta):
@@ -226,8 +164,8 @@ def _layer_normalization_kernels(epsilon):
 
 
 @functools.cache
-def _layer_normalization_by_hand(epsilon):
-    forward, backward = _layer_normalization_kernels(epsilon)
+def _layer_norm_by_hand(epsilon):
+    forward, backward = _layer_norm_kernels(epsilon)
 
     @ops.custom_gradient
     def by_hand(x, gamma, beta):
@@ -241,8 +179,8 @@ def _layer_normalization_by_hand(epsilon):
 
 
 @functools.cache
-def _layer_normalization_dense_by_hand(epsilon):
-    forward, backward = _layer_normalization_kernels(epsilon)
+def _layer_norm_dense_by_hand(epsilon):
+    forward, backward = _layer_norm_kernels(epsilon)
 
     @ops.custom_gradient
     def by_hand(x, gamma, beta, kernel, bias):
@@ -257,18 +195,6 @@ def _layer_normalization_dense_by_hand(epsilon):
     return by_hand
 
 
-def _scaled(query):
-    return query * ops.cast(query.shape[-1] ** -0.5, query.dtype)
-
-
-def _attention_weights(query, key, attention_mask):
-    query = _scaled(query)
-    scores = ops.cast(ops.matmul(query, ops.transpose(key, (0, 1, 3, 2))), "float32")
-    if attention_mask is not None:
-        scores = ops.where(attention_mask, scores, ops.cast(-1e30, "float32"))
-    return ops.cast(ops.softmax(scores, axis=-1), key.dtype)
-
-
 @_compiled
 def _softmax_gradient(weights, upstream):
     weights32, upstream = ops.cast(weights, "float32"), ops.cast(upstream, "float32")
@@ -279,7 +205,8 @@ def _softmax_gradient(weights, upstream):
 def _later(upstream, *tensors):
     """Return tensors that are there once `upstream` is.
 
-    What is computed of the same tensors twice, TensorFlow computes once, and keeps until then.
+    Without this dependency TensorFlow merges the recomputation with the forward value, which is
+    then kept.
     """
     if keras.backend.backend() != "tensorflow":
         return tensors
@@ -294,14 +221,14 @@ def _attend_by_hand(attention_mask):
     def by_hand(query, key, value):
         def gradient(*upstream):
             (upstream,) = upstream
-            weights = _attention_weights(*_later(upstream, query, key), attention_mask)
+            weights = plain.attention_weights(*_later(upstream, query, key), attention_mask)
             dvalue = ops.matmul(ops.transpose(weights, (0, 1, 3, 2)), upstream)
             dweights = ops.matmul(upstream, ops.transpose(value, (0, 1, 3, 2)))
             dscores = _softmax_gradient(weights, dweights)
-            dquery = _scaled(ops.matmul(dscores, key))
-            dkey = ops.matmul(ops.transpose(dscores, (0, 1, 3, 2)), _scaled(query))
+            dquery = plain.scaled(ops.matmul(dscores, key))
+            dkey = ops.matmul(ops.transpose(dscores, (0, 1, 3, 2)), plain.scaled(query))
             return dquery, dkey, dvalue
 
-        return ops.matmul(_attention_weights(query, key, attention_mask), value), gradient
+        return ops.matmul(plain.attention_weights(query, key, attention_mask), value), gradient
 
     return by_hand

@@ -1,93 +1,25 @@
 """Compare an exported file with what the Keras model said, in a process that has only the file.
 
-    python -P check.py JOB.json
+    python -P compare.py JOB.json
 
-A script on purpose, and free of imports of ours: it runs where keras cannot be imported. `-P` keeps
-Python from taking `onnx.py`, beside it, for the package `onnx`.
+It runs as a script, where keras cannot be imported and the library's own `__init__` is left out.
+`-P` keeps Python from taking a file beside this one for a package of its name.
 """
 
+import importlib
 import json
 import sys
 import time
+import types
 from pathlib import Path
 
 import numpy as np
 
 # What stands for the image when two files are compared by angle: features, not logits.
 FEATURES = ("tokens", "cls", "pooled")
-BLOCKED = ("keras", "keras_mae", "tf_keras")
+BLOCKED = ("keras", "tf_keras")
 LATENCY_RUNS = 20
 LATENCY_SECONDS = 5.0
-
-
-class SavedModel:
-    """A SavedModel and all its signatures that take images."""
-
-    batch_size = None  # any
-
-    def __init__(self, path):
-        import tensorflow as tf
-
-        self.tf = tf
-        self.loaded = tf.saved_model.load(path)
-        self.default = self.loaded.signatures["serving_default"]
-
-    def __call__(self, images):
-        outputs = self.default(images=self.tf.constant(images.astype("float32")))
-        return {name: value.numpy() for name, value in outputs.items()}
-
-    def others(self, images, normalised):
-        """Yield (signature, outputs) for the same images given in other ways."""
-        tf, signatures = self.tf, self.loaded.signatures
-        if "serving_uint8" in signatures:
-            yield "serving_uint8", signatures["serving_uint8"](images=tf.constant(images))
-        if "serving_bytes" in signatures:
-            # Of the model's size, and without loss: the pixels come through as they are.
-            encoded = tf.stack([tf.io.encode_png(image) for image in images])
-            yield "serving_bytes", signatures["serving_bytes"](image_bytes=encoded)
-        if "serving_tokens" in signatures:
-            floats = tf.constant(images.astype("float32"))
-            feature_map = signatures["serving_tokens"](images=floats)["feature_map"]
-            rows = tf.reshape(feature_map, (len(images), -1, feature_map.shape[-1]))
-            yield "serving_tokens", {"patch_tokens": rows}
-        yield "serve", {"tokens": self.loaded.serve(tf.constant(normalised))}
-
-
-class LiteRT:
-    """A `.tflite` file: its one signature, at the batch size it was made with."""
-
-    def __init__(self, path):
-        from ai_edge_litert.interpreter import Interpreter
-
-        interpreter = Interpreter(model_path=path)
-        interpreter.allocate_tensors()
-        self.run = interpreter.get_signature_runner()
-        details = self.run.get_input_details()["images"]
-        # -1 is any: the runner resizes its tensors to what comes.
-        size = int(details["shape_signature"][0])
-        self.batch_size, self.dtype = None if size == -1 else size, details["dtype"]
-
-    def __call__(self, images):
-        return self.run(images=images.astype(self.dtype))
-
-
-class ONNX:
-    """An `.onnx` file in ONNX Runtime, on the CPU."""
-
-    batch_size = None
-
-    def __init__(self, path):
-        import onnxruntime
-
-        self.session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-        self.names = [output.name for output in self.session.get_outputs()]
-
-    def __call__(self, images):
-        outputs = self.session.run(None, {"images": images.astype("float32")})
-        return dict(zip(self.names, outputs, strict=True))
-
-
-RUNNERS = {"saved_model": SavedModel, "litert": LiteRT, "onnx": ONNX}
 
 
 def compare(got, wanted):
@@ -148,21 +80,19 @@ def _latency_ms(runner, image):
     return 1000 * float(np.median(seconds)) if seconds else None
 
 
-def check(format, path, reference):
-    """Load an exported file and compare it.
+def compare_file(runner, reference):
+    """Run an exported file and compare it.
 
     Args:
-        format: "saved_model", "litert" or "onnx".
-        path: str, what the format loads.
+        runner: what loaded it, see `keras_mae.export.formats.base.Format`.
         reference: dict of arrays: `images` uint8 `(n, H, W, C)`, `normalised` float32, and the
             Keras model's outputs for them.
     Returns:
         dict: "outputs" (name to `compare`'s result, the worst over batches of 1, of 3 and of all,
         or the file's own size), "signatures" (the same for other ways to give the images),
-        "max_abs_difference", "difference", "min_cosine" (of the features), "latency_ms",
-        "batch_size", "keras_imported".
+        "max_abs_difference", "difference", "min_cosine" (of the features), "num_images",
+        "latency_ms", "batch_size", "keras_imported".
     """
-    runner = RUNNERS[format](path)
     images, normalised = reference["images"], reference["normalised"]
     wanted = {k: v for k, v in reference.items() if k not in ("images", "normalised")}
     sizes = (
@@ -177,8 +107,7 @@ def check(format, path, reference):
         references = {**wanted, "patch_tokens": wanted["tokens"][:, 1:]}
         for name, got in runner.others(images, normalised):
             signatures[name] = _worst([compare(got[k], references[k]) for k in got])
-    everything = [*outputs.values(), *signatures.values()]
-    overall = _worst(everything)
+    overall = _worst([*outputs.values(), *signatures.values()])
     overall["min_cosine"] = _worst([outputs[k] for k in FEATURES])["min_cosine"]
     return {
         **overall,
@@ -191,13 +120,26 @@ def check(format, path, reference):
     }
 
 
+def hide_library():
+    """Let an import of keras fail, and leave of this library only what does without it.
+
+    `import keras_mae.export.formats.onnx` then runs that file, and not `keras_mae/__init__.py`.
+    """
+    sys.modules.update(dict.fromkeys(BLOCKED))
+    library = types.ModuleType("keras_mae")
+    library.__path__ = [str(Path(__file__).resolve().parents[1])]
+    sys.modules["keras_mae"] = library
+
+
 def main():
     job = json.loads(Path(sys.argv[1]).read_text())
-    # An import of these fails from here on, as where they are not installed.
-    sys.modules.update(dict.fromkeys(BLOCKED))
+    hide_library()
+    # A format of the user's own is found where the exporting process found it.
+    sys.path.extend(folder for folder in job["sys_path"] if folder not in sys.path)
+    format = getattr(importlib.import_module(job["module"]), job["class"])
     with np.load(job["reference"]) as file:
         reference = dict(file)
-    result = check(job["format"], job["path"], reference)
+    result = compare_file(format.Runner(job["path"]), reference)
     Path(job["result"]).write_text(json.dumps(result))
 
 

@@ -6,20 +6,18 @@ The file is for one batch size, 1 by default: a runtime then plans its memory on
 import csv
 import io
 import tempfile
+from collections import Counter
 from contextlib import contextmanager
 
 import numpy as np
 
 from keras_mae.export.calibration import (
+    OPTIONS,
     check_constants_fit,
-    check_quantize,
+    check_representative,
     representative_images,
-    require,
 )
-from keras_mae.export.card import Written
-from keras_mae.export.plain import plain_function
-from keras_mae.files import check_new_directory
-from keras_mae.layers.arguments import check_positive_int
+from keras_mae.export.formats.base import Format, Option, Written
 
 FILE = "model.tflite"
 # `quantize` -> the precision whose bound counts.
@@ -56,79 +54,88 @@ CULPRITS = 5
 CULPRIT_IMAGES = 8
 
 
-def check_options(quantize="none", representative=None, num_representative=100, batch_size=1):
-    """Raise for options of `write` that cannot be had, before any work is done."""
-    check_quantize(quantize, PRECISIONS, CALIBRATED, representative, num_representative)
-    if batch_size is not None:
-        check_positive_int(batch_size, "batch_size")
-    require("LiteRT", "ai_edge_litert")
+class Runner:
+    """A `.tflite` file: its one signature, at the batch size it was made with."""
+
+    def __init__(self, path):
+        from ai_edge_litert.interpreter import Interpreter
+
+        interpreter = Interpreter(model_path=path)
+        interpreter.allocate_tensors()
+        self.run = interpreter.get_signature_runner()
+        details = self.run.get_input_details()["images"]
+        # -1 is any: the runner resizes its tensors to what comes.
+        size = int(details["shape_signature"][0])
+        self.batch_size, self.dtype = None if size == -1 else size, details["dtype"]
+
+    def __call__(self, images):
+        return self.run(images=images.astype(self.dtype))
 
 
-def final_path(directory):
-    """Return the directory to be written; it must be new."""
-    return check_new_directory(directory)
+class LiteRT(Format):
+    """`model.tflite`: `images` float32 `(batch_size, H, W, C)`, 0-255.
 
+    Inputs and outputs are float32 whatever is inside. `quantize` says what is:
 
-def write(
-    source,
-    directory,
-    images,
-    *,
-    quantize="none",
-    representative=None,
-    num_representative=100,
-    batch_size=1,
-):
-    """Write `model.tflite`: `images` float32 `(batch_size, H, W, C)`, 0-255.
+        none          float32
+        float16       weights in float16, computed in float32 where the hardware has no better
+        dynamic_int8  linear layers: weights in 8 bits, inputs quantized as they come
+        int8          linear layers in 8 bits, with ranges of inputs seen on representative images;
+                      the rest float32
+        full_int8     everything in 8 bits, for hardware that has nothing else
+        int16x8       everything, weights in 8 bits and the rest in 16; slow on CPUs
 
-    Outputs are those of `keras_mae.export.export_encoder`. Inputs and outputs are float32 whatever
-    is inside.
-
-    Args:
-        source: `keras_mae.export.card.Source`.
-        directory: `Path`, to be made.
-        images: not used; the check's.
-        quantize: what is inside. "none": float32. "float16": weights, computed in float32 where
-            the hardware has no better. "dynamic_int8": weights in 8 bits, the inputs of linear
-            layers quantized as they come. "int8": linear layers in 8 bits with ranges of inputs
-            seen on representative images, all else in float32. "full_int8": everything in 8 bits,
-            for hardware that has nothing else. "int16x8": everything, weights in 8 bits and the
-            rest in 16; slow on CPUs.
-        representative: for the last three, what `keras_mae.data.load_source` knows, such as
-            "folder:PATH", or a source: images like those the model will see.
-        num_representative: int. How many of them, spread evenly.
-        batch_size: int; None for any.
-    Returns:
-        `keras_mae.export.card.Written`. Where its error is over the bound, the layers that lose
-        most are named.
-    Raises:
-        ValueError: if the weights do not fit in one file, or the representative images do not fit
-            the model.
+    Where an 8-bit file is over its bound, the error names the operations that lose most.
     """
-    del images
-    check_constants_fit(source)
-    calibration, facts = None, {"quantize": quantize}
-    if quantize in CALIBRATED:
-        calibration, name = representative_images(source, representative, num_representative)
-        facts["representative"] = {"images": name, "num_images": len(calibration)}
-    content = convert(source.model, quantize, calibration, batch_size)
-    directory.mkdir(parents=True)
-    (directory / FILE).write_bytes(content)
 
-    def explain(result):
-        del result
-        if calibration is None:
-            return "quantize='int8', with representative images, names the layers that lose most."
-        return "Layers that lose most (error in steps; rounding costs .29): " + ", ".join(
-            f"{name} {error:.2f}"
-            for name, error in layer_errors(source.model, calibration, quantize)[:CULPRITS]
-        )
-
-    precision = PRECISIONS[quantize]
-    facts["operators"], signatures = _describe(content)
-    return Written(
-        FILE, precision, signatures, facts, explain=explain if precision == "int8" else None
+    OPTIONS = (
+        Option("quantize", str, "none", "what the file computes in.", choices=tuple(PRECISIONS)),
+        *OPTIONS,
+        Option(
+            "batch_size",
+            int,
+            1,
+            "the file's fixed batch; in Python None, for any.",
+            least=1,
+            or_none=True,
+        ),
     )
+    PACKAGES = ("tensorflow", "ai_edge_litert")
+    BOUNDS = {
+        "float32": {"difference": 1e-4},
+        "float16": {"difference": 1e-2},
+        "int8": {"min_cosine": 0.99},
+    }
+    Runner = Runner
+
+    def check(self):
+        check_representative(self.quantize, CALIBRATED, self.representative)
+
+    def write(self, source, directory, images):
+        check_constants_fit(source)
+        calibration, facts = None, {"quantize": self.quantize}
+        if self.quantize in CALIBRATED:
+            calibration, more = representative_images(
+                source, self.representative, self.num_representative
+            )
+            facts.update(more)
+        content = convert(source.model, self.quantize, calibration, self.batch_size)
+        directory.mkdir(parents=True)
+        (directory / FILE).write_bytes(content)
+
+        def explain():
+            if calibration is None:
+                return (
+                    "quantize='int8', with representative images, names the layers that lose most."
+                )
+            return "Layers that lose most (error in steps; rounding costs .29): " + ", ".join(
+                f"{name} {error:.2f}"
+                for name, error in layer_errors(source.model, calibration, self.quantize)[:CULPRITS]
+            )
+
+        precision = PRECISIONS[self.quantize]
+        facts["operators"], signatures = _describe(content)
+        return Written(FILE, precision, signatures, facts, explain if precision == "int8" else None)
 
 
 def convert(model, quantize="none", calibration=None, batch_size=1):
@@ -136,7 +143,7 @@ def convert(model, quantize="none", calibration=None, batch_size=1):
 
     Args:
         model: `ViTEncoder` or `ViTClassifier`, in float32.
-        quantize, batch_size: see `write`.
+        quantize, batch_size: options of `LiteRT`.
         calibration: uint8 `(n, H, W, C)`, where `quantize` needs it.
     Returns:
         bytes.
@@ -156,6 +163,8 @@ def convert(model, quantize="none", calibration=None, batch_size=1):
 def _converter(model, quantize, calibration, batch_size):
     """Yield a converter of the model, set up for `quantize`."""
     import tensorflow as tf
+
+    from keras_mae.export.plain import plain_function
 
     module = tf.Module()
     module.outputs = plain_function(model, batch_size)
@@ -237,8 +246,6 @@ def layer_errors(model, calibration, quantize="int8"):
 
 def _describe(content):
     """Return `(operators, signatures)` of a file: numbers of each, and names, dtypes and shapes."""
-    from collections import Counter
-
     from ai_edge_litert.interpreter import Interpreter, OpResolverType
 
     # Without a delegate, which would stand in the list in place of what it runs.

@@ -1,0 +1,158 @@
+"""The commands that are no runs: each a function of its settings."""
+
+import json
+import os
+from pathlib import Path
+
+import keras
+import numpy as np
+
+import keras_mae
+from keras_mae.data import evaluation_transform, load_image, load_source
+from keras_mae.files import save_model
+from keras_mae.models.weights import get_weights
+from keras_mae.pixels import normalize
+from keras_mae.settings.tools import size_argument
+
+LARGEST_DIFFERENCE = 1e-5  # of what was written and read back
+SHARD_BYTES = 128 * 2**20
+
+
+def report(settings):
+    """Measure what `ReportSettings` name, and write the page; return what failed, or None."""
+    from keras_mae.commands.report import report
+
+    failures = report(settings)["failures"]
+    if failures:
+        return f"{len(failures)} jobs failed or were left out; report.md names them."
+    return None
+
+
+def reconstruct(settings):
+    """Draw a figure of pictures, masked and rebuilt."""
+    from keras_mae.plots.figures import reconstruction_figure
+
+    model = load_autoencoder(settings.model)
+    pixels = [
+        evaluation_transform(load_image(path, model.encoder.channels), model.image_size)
+        for path in settings.image
+    ]
+    images = normalize(255 * np.stack(pixels).astype("float32"), model.mean, model.std)
+    statistics = "oracle" if settings.oracle else "visible"
+    reconstruction_figure(model, images, settings.output, settings.seed, statistics)
+    print(f"Wrote {settings.output}")
+
+
+def load_autoencoder(path):
+    """Return the `MaskedAutoencoder` of a `.keras` file, or of a directory with `mae.keras`."""
+    path = Path(path)
+    file = path / "mae.keras" if path.is_dir() else path
+    if not file.is_file():
+        raise ValueError(
+            f"`model` must be a .keras file or a directory with mae.keras. Received: {path}"
+        )
+    model = keras.models.load_model(file, compile=False)
+    if not isinstance(model, keras_mae.MaskedAutoencoder):
+        raise ValueError(
+            f"`model` must hold a MaskedAutoencoder, encoder and decoder. Received: {file}, which "
+            f"holds a {type(model).__name__}"
+        )
+    return model
+
+
+def convert(settings):
+    """Turn a checkpoint into another library's, read it back and compare."""
+    overrides = {
+        "num_heads": settings.num_heads,
+        "decoder_num_heads": settings.decoder_num_heads,
+        "image_size": size_argument(settings.image_size),
+    }
+    overrides = {name: value for name, value in overrides.items() if value is not None}
+    source, target = settings.source, settings.target
+    model = keras_mae.load_pretrained(source, **overrides)
+    print(f"{source}: {type(model).__name__}, {model.count_params():,} parameters")
+    if settings.format != "keras":
+        keras_mae.save_pretrained(model, target, settings.format)
+    elif os.path.exists(target):
+        raise FileExistsError(f"`target` must be new. Received: {target}")
+    else:
+        save_model(model, target)
+    weights, outputs = largest_differences(model, keras_mae.load_pretrained(target))
+    print(
+        f"{target}: written and read back; largest difference of a weight {weights:g}, "
+        f"of an output for a random image {outputs:g}"
+    )
+    if max(weights, outputs) > LARGEST_DIFFERENCE:
+        return "what was written is not what was read"
+    return None
+
+
+def largest_differences(model, other):
+    """Return the largest absolute difference of weights, and of outputs for one random image."""
+    weights, others = get_weights(model), get_weights(other)
+    if set(weights) != set(others):
+        raise ValueError(f"Written and read back, names differ: {set(weights) ^ set(others)}")
+    encoder = getattr(model, "encoder", model)
+    image = np.random.default_rng(0).normal(size=(1, *encoder.image_size, encoder.channels))
+    outputs = [m(image.astype("float32")) for m in (model, other)]
+    if isinstance(outputs[0], dict):
+        outputs = [output["prediction"] for output in outputs]
+    outputs = [np.asarray(output) for output in outputs]
+    in_weights = max(float(np.abs(weights[n] - others[n]).max()) for n in weights)
+    return in_weights, float(np.abs(outputs[0] - outputs[1]).max())
+
+
+def records(settings):
+    """Pack a folder of images into TFRecord files."""
+    from keras_mae.data.tfrecords import write_tfrecords
+
+    left_out = []
+
+    def on_error(path, error):
+        left_out.append(path)
+        print(f"left out {path}: {error}")
+
+    source = load_source(f"folder:{settings.folder}")
+    num_shards = settings.num_shards or min(
+        source.num_examples, -(-source.num_bytes() // SHARD_BYTES) or 1
+    )
+    index = write_tfrecords(source, settings.output, num_shards=num_shards, on_error=on_error)
+    print(
+        f"{index['num_examples']} images in {num_shards} files {settings.output}-*.tfrecord, "
+        f"{index['num_classes'] or 'no'} classes, {len(left_out)} files left out"
+    )
+
+
+def export(settings):
+    """Export a model, and print the card of what was written and checked."""
+    from keras_mae.export import export_encoder
+    from keras_mae.export.card import format_card
+
+    path = export_encoder(
+        settings.model,
+        settings.output,
+        settings.format,
+        image_size=size_argument(settings.image_size),
+        check_dataset=settings.check_dataset,
+        num_check_images=settings.num_check_images,
+        loads=settings.loads,
+        **settings.options(),
+    )
+    directory = path if path.is_dir() else path.parent
+    print(format_card(json.loads((directory / "card.json").read_text())))
+    print(f"Written: {path}")
+
+
+def serve_check(settings):
+    """Ask a SavedModel as TF Serving does; return what is wrong, or None."""
+    from absl import logging
+
+    from keras_mae.export.serve_check import find_version, serve_check
+    from keras_mae.export.serving import serving_apis, serving_commands
+
+    logging.set_verbosity(logging.ERROR)  # the loader's word on its own age
+    path = find_version(settings.saved_model)
+    serving_apis()
+    problems = serve_check(path)
+    print(f"\nServe it and ask it:\n\n{serving_commands(path)}")
+    return "; ".join(problems) or None

@@ -1,0 +1,1 @@
+"""Export formats, one file each, found by name; nothing is imported before it is used."""

@@ -1,0 +1,41 @@
+"""The parts of a block as the paper writes them; the framework makes the gradients."""
+
+import math
+
+from keras import ops
+
+
+def layer_norm(x, gamma, beta, epsilon):
+    return ops.cast(ops.layer_normalization(x, gamma, beta, -1, epsilon), x.dtype)
+
+
+def dense(x, layer):
+    return layer(x)
+
+
+def gelu(x):
+    # By `erf`: `ops.gelu` lowers to `erfc`, which ONNX does not have.
+    half, root = ops.cast(0.5, x.dtype), ops.cast(math.sqrt(0.5), x.dtype)
+    return half * x * (1 + ops.erf(x * root))
+
+
+def gelu_dense(x, layer):
+    return layer(gelu(x))
+
+
+def attend(query, key, value, attention_mask):
+    return ops.matmul(attention_weights(query, key, attention_mask), value)
+
+
+def scaled(query):
+    """Return queries `(..., d)` divided by the square root of d."""
+    return query * ops.cast(query.shape[-1] ** -0.5, query.dtype)
+
+
+def attention_weights(query, key, attention_mask):
+    """Return the softmax `(B, heads, T, S)`, computed in float32."""
+    query = scaled(query)
+    scores = ops.cast(ops.matmul(query, ops.transpose(key, (0, 1, 3, 2))), "float32")
+    if attention_mask is not None:
+        scores = ops.where(attention_mask, scores, ops.cast(-1e30, "float32"))
+    return ops.cast(ops.softmax(scores, axis=-1), key.dtype)

@@ -1,0 +1,1 @@
+"""The maskings, one file each, found by name with `keras_mae.registry`."""

@@ -1,0 +1,28 @@
+"""What a model is given to train on: the first images of it, and whether they are normalised."""
+
+import keras
+import numpy as np
+
+# Normalised pixels lie within a few units of 0; pixels of 0..255 that were not normalised do not.
+LARGEST_NORMALISED_PIXEL = 30.0
+NUM_CHECKED = 8
+
+
+def first_images(data):
+    """Return some first images of what `fit` was given, where that can be had without a loss."""
+    if hasattr(data, "element_spec") and hasattr(data, "take"):  # a tf.data.Dataset
+        data = next(iter(data.take(1)), None)
+    elif isinstance(data, keras.utils.PyDataset):
+        data = data[0]
+    data = data[0] if isinstance(data, tuple | list) and data else data
+    return data[:NUM_CHECKED] if hasattr(data, "shape") and hasattr(data, "dtype") else None
+
+
+def check_normalised(images, mean, std):
+    """Raise a ValueError if images `(B, H, W, C)` are not normalised, as far as one can see."""
+    largest = float(np.max(np.abs(np.asarray(images, "float32")), initial=0.0))
+    if not largest <= LARGEST_NORMALISED_PIXEL:
+        raise ValueError(
+            "`x` must hold normalised images, (pixel / 255 - mean) / std with the model's mean "
+            f"{mean} and std {std}. Received: values up to {largest:g}"
+        )

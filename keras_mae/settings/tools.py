@@ -1,0 +1,169 @@
+"""The settings of the commands that are no runs: reconstruct, convert, records, export, serve-check."""
+
+import dataclasses
+
+from keras_mae.settings.fields import Settings, setting
+
+FORMATS = "keras_mae.export.formats"
+FILES = "What to read and write"
+MODEL = "Model"
+CHECK = "Check"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ReconstructSettings(Settings):
+    """What `scripts/reconstruct.py` draws."""
+
+    model: str | None = setting(
+        None,
+        "A directory that scripts/pretrain.py wrote, or a .keras file.",
+        FILES,
+        required=True,
+        first=1,
+    )
+    image: tuple[str, ...] = setting(
+        (),
+        "A picture; can be given several times, or as an argument without a name.",
+        FILES,
+        multi=tuple,
+        lengths=(0, 1000),
+        first=2,
+        shown="none",
+    )
+    output: str = setting("reconstructions.png", "The figure to write.", FILES, first=3)
+    seed: int = setting(0, "Fixes which patches are hidden.", MODEL, least=0)
+    oracle: bool = setting(
+        False, "Use the hidden patches' true mean and deviation; the figure says so.", MODEL
+    )
+
+    def faults_together(self):
+        if not self.image:
+            yield "`image` must name at least one picture. Received: none"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ConvertSettings(Settings):
+    """What `scripts/convert.py` reads and writes."""
+
+    source: str | None = setting(
+        None, "The checkpoint: a file or a folder.", FILES, required=True, first=1
+    )
+    target: str | None = setting(
+        None,
+        "What to write: a new folder, or for keras a new .keras file.",
+        FILES,
+        required=True,
+        first=2,
+    )
+    format: str = setting(
+        "hf",
+        "hf: a folder for transformers; meta: a folder with a PyTorch file of Meta's and timm's "
+        "names; keras: a .keras file.",
+        FILES,
+        choices=("hf", "meta", "keras"),
+        first=3,
+    )
+    image_size: tuple[int, ...] | None = setting(
+        None,
+        "SIDE or HEIGHT,WIDTH, pixels; positions follow.",
+        MODEL,
+        least=1,
+        lengths=(1, 2),
+        shown="the source's",
+    )
+    num_heads: int | None = setting(
+        None,
+        "Of the encoder, where the source does not tell.",
+        MODEL,
+        least=1,
+        shown="the source's",
+    )
+    decoder_num_heads: int | None = setting(
+        None,
+        "Of the decoder, where the source does not tell.",
+        MODEL,
+        least=1,
+        shown="the source's",
+    )
+
+    def faults_together(self):
+        if self.format == "keras" and self.target and not self.target.endswith(".keras"):
+            yield f"`target` must end in .keras for format='keras'. Received: {self.target!r}"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RecordsSettings(Settings):
+    """What `scripts/make_tfrecords.py` packs."""
+
+    folder: str | None = setting(
+        None, "Folder of images, at any depth.", FILES, required=True, first=1
+    )
+    output: str | None = setting(
+        None,
+        "Beginning of the files' names, such as /data/out/train.",
+        FILES,
+        required=True,
+        first=2,
+    )
+    num_shards: int | None = setting(
+        None, "Number of files.", FILES, least=1, shown="one for each 128 MiB", first=3
+    )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ExportSettings(Settings):
+    """What `scripts/export.py` writes; each format adds its own options.
+
+    See `keras_mae.commands.export_settings`.
+    """
+
+    option_names = ()
+
+    model: str | None = setting(
+        None, "The model: a file or a folder.", FILES, required=True, first=1
+    )
+    output: str | None = setting(
+        None,
+        "Directory. A SavedModel goes to its next free version, OUTPUT/1 at first; for other "
+        "formats it must be new.",
+        FILES,
+        required=True,
+        first=2,
+    )
+    format: str = setting("saved_model", "What to write.", FILES, choices=FORMATS, first=3)
+    image_size: tuple[int, ...] | None = setting(
+        None,
+        "SIDE or HEIGHT,WIDTH, pixels; positions follow.",
+        MODEL,
+        least=1,
+        lengths=(1, 2),
+        shown="the model's",
+    )
+    check_dataset: str | None = setting(
+        None,
+        "Images compared, as --dataset of scripts/pretrain.py.",
+        CHECK,
+        shown="embedded digits or photographs, by the model's channels",
+    )
+    num_check_images: int = setting(16, "How many of them.", CHECK, least=1)
+    loads: int = setting(1, "New processes that each load the file and compare.", CHECK, least=1)
+
+    def options(self):
+        """Return the values of the format's own options, a dict."""
+        return {name: getattr(self, name) for name in self.option_names}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ServeCheckSettings(Settings):
+    """What `scripts/serve_check.py` asks."""
+
+    saved_model: str | None = setting(
+        None, "NAME/VERSION, or NAME for its newest version.", FILES, required=True, first=1
+    )
+
+
+def size_argument(image_size):
+    """Return a setting's sides as `image_size` arguments of models are: an int, a pair, or None."""
+    if image_size is None:
+        return None
+    return image_size[0] if len(image_size) == 1 else tuple(image_size)

@@ -1,0 +1,284 @@
+"""The linear probe: a linear layer on frozen features, which are computed once.
+
+There is one: fine-tuning with `protocol="linear"`, the table of a pre-training and the rows of a
+report, for encoders and for raw pixels, all train this task.
+"""
+
+import dataclasses
+import math
+
+import keras
+import numpy as np
+
+from keras_mae.evaluation.features import extract_features, raw_pixels
+from keras_mae.layers.pooling import pool_tokens
+from keras_mae.settings.finetune import FinetuneSettings
+from keras_mae.training import LARS
+from keras_mae.training.loop import Task, run
+from keras_mae.training.schedules import run_schedule
+
+EVAL_BATCH = 250
+LEAST_FOR_TOP5 = 6  # classes
+STEPS_PER_EXECUTION = 50  # a step is so small that to call it takes most of its time
+
+
+class LinearProbe(Task):
+    """Train a head on features; nothing is written.
+
+    Args:
+        settings: a complete `FinetuneSettings` with `protocol="linear"`.
+        features: float32 `(n, D)`, of the training images, views side by side in the rows.
+        labels: int `(n,)` in [0, num_classes).
+        num_classes: int.
+        num_examples: int, images that the features are of; None for n.
+    """
+
+    writes = False
+
+    def __init__(self, settings, features, labels, num_classes, num_examples=None):
+        super().__init__(settings)
+        self.features, self.labels, self.num_classes = features, labels, num_classes
+        self.num_examples = len(features) if num_examples is None else num_examples
+
+    def load(self):
+        self.total_steps = self.settings.total_steps(self.num_examples)
+
+    def build(self):
+        self.model = keras.Sequential(
+            [
+                keras.Input((self.features.shape[1],)),
+                keras.layers.BatchNormalization(
+                    momentum=0.9, epsilon=1e-6, center=False, scale=False, dtype="float32"
+                ),
+                keras.layers.Dense(
+                    self.num_classes,
+                    kernel_initializer=keras.initializers.TruncatedNormal(
+                        stddev=0.01, seed=self.settings.seed
+                    ),
+                    dtype="float32",
+                ),
+            ]
+        )
+        self.steps_per_execution, self.steps_per_epoch = executions(
+            self.total_steps, self.total_steps
+        )
+        compile_head(self)
+
+    def batches(self, step, num_shards, shard_index):
+        return feature_batches(
+            self.features,
+            self.labels,
+            self.num_classes,
+            self.settings,
+            step,
+            num_shards,
+            shard_index,
+        )
+
+    def finish(self):
+        return {"steps": self.total_steps}
+
+
+def linear_probe(
+    features, labels, queries, wanted, num_classes, settings=None, num_examples=None
+):
+    """Train a linear classifier on features that were computed once, and return its accuracy.
+
+    Batch normalisation without scale and offset, a linear layer, LARS with momentum .9 and no
+    weight decay, cosine after a warm-up: the recipe of the reference, with the numbers of
+    `settings`.
+
+    Args:
+        features, labels: float `(n, D)` and int `(n,)` in [0, num_classes).
+        queries, wanted: float `(m, D)` and int `(m,)`, held out.
+        num_classes: int.
+        settings: a complete `FinetuneSettings`, see `probe_settings`; None for the recipe of small
+            images.
+        num_examples: int, images that the features are views of; None for n.
+    Returns:
+        float in [0, 1]: top-1 accuracy on `queries`.
+    Reference: He et al. 2021, arXiv:2111.06377, appendix A.1, linear probing.
+    """
+    features = np.asarray(features, "float32")
+    if settings is None:
+        settings = probe_settings((1, 1), len(features), feature_views=1)
+    task = LinearProbe(settings, features, np.asarray(labels), num_classes, num_examples)
+    run(task, verbose=False)
+    predicted = task.model.predict(queries, batch_size=1024, verbose=0).argmax(axis=1)
+    return float(np.mean(predicted == np.asarray(wanted)))
+
+
+def probe_settings(image_size, num_examples, **given):
+    """Return the complete settings of a probe on features that are computed once.
+
+    Args:
+        image_size: (H, W), of the encoder.
+        num_examples: int, training images.
+        **given: settings of `FinetuneSettings`, in place of the recipe's.
+    """
+    settings = FinetuneSettings(protocol="linear", **given).with_recipe(image_size, num_examples)
+    return on_kept_features(settings, image_size, num_examples)
+
+
+def on_kept_features(settings, image_size, num_examples):
+    """Return a probe's settings; where these would compute new features in each epoch, 1 view.
+
+    Args:
+        settings: a complete `FinetuneSettings` with `protocol="linear"`.
+        image_size, num_examples: see `probe_settings`.
+    """
+    if settings.feature_views or settings.augmentation == "none":
+        return settings
+    settings = dataclasses.replace(settings, feature_views=1)
+    return settings.with_recipe(image_size, num_examples)
+
+
+def describe_probe(settings, num_examples):
+    """Return what a table says of its probe, a dict: pooling, blocks, views and steps."""
+    return {
+        "pooling": settings.pooling,
+        "blocks": settings.pooled_blocks,
+        "views": settings.feature_views,
+        "steps": settings.total_steps(num_examples),
+    }
+
+
+def compile_head(task, metrics=()):
+    """Compile a probe's model: LARS, cross-entropy, several steps in one call."""
+    settings = task.settings
+    tensorflow = keras.backend.backend() == "tensorflow"
+    task.steps_per_execution = task.steps_per_execution if tensorflow else 1
+    task.model.compile(
+        LARS(
+            run_schedule(settings, task.num_examples),
+            lars_weight_decay=settings.weight_decay,
+        ),
+        keras.losses.CategoricalCrossentropy(
+            from_logits=True, label_smoothing=settings.label_smoothing
+        ),
+        weighted_metrics=list(metrics),
+        # XLA would take longer to compile than TensorFlow takes; JAX is slow without.
+        jit_compile=not tensorflow,
+        steps_per_execution=task.steps_per_execution,
+    )
+    task.model.optimizer.build(task.model.trainable_variables)
+
+
+def executions(total_steps, steps_per_epoch, divisor=0):
+    """Return (steps a call, steps an epoch) so that calls end where epochs and the run do.
+
+    Args:
+        total_steps: int.
+        steps_per_epoch: int, about.
+        divisor: int, what a number of steps must divide, too; 0 for none.
+    """
+    common = math.gcd(total_steps, divisor)
+    steps = max(n for n in range(1, STEPS_PER_EXECUTION + 1) if common % n == 0)
+    return steps, steps * max(1, round(steps_per_epoch / steps))
+
+
+def feature_batches(features, labels, num_classes, settings, step, num_shards, shard_index):
+    """Return the endless stream of batches of features after `step`, as `fit` takes it."""
+    try:
+        from keras_mae.data.finetune import features_dataset
+    except ImportError:  # without TensorFlow
+        return _numpy_batches(features, labels, num_classes, settings, step)
+    return features_dataset(
+        features,
+        labels,
+        num_classes=num_classes,
+        batch_size=settings.batch_size,
+        seed=settings.seed,
+        start_step=step,
+        num_shards=num_shards,
+        shard_index=shard_index,
+    )
+
+
+def _numpy_batches(features, labels, num_classes, settings, step):
+    """Yield batches; each pass is a permutation that is a function of (seed, pass)."""
+    count, size = len(features), settings.batch_size
+    targets = np.eye(num_classes, dtype="float32")[np.asarray(labels)]
+    orders = {}
+    while True:
+        places = np.arange(step * size, (step + 1) * size)
+        rows = []
+        for number in np.unique(places // count):
+            if number not in orders:
+                orders = {number: np.random.default_rng([settings.seed, number]).permutation(count)}
+            rows.append(orders[number][places[places // count == number] % count])
+        rows = np.concatenate(rows)
+        yield features[rows], targets[rows]
+        step += 1
+
+
+def encoder_predictor(encoder, pooling, blocks=1, jit=False):
+    """Return a function from images to pooled features, compiled for batches.
+
+    Args:
+        encoder: `ViTEncoder` or `SavedModelEncoder`.
+        pooling, blocks: see `ViTClassifier`'s `pooling` and `pooled_blocks`.
+        jit: bool. Whether XLA compiles it, on TensorFlow.
+    """
+    def features(images):
+        tokens = encoder(images, training=False, last_blocks=blocks)
+        return pool_tokens(keras.ops.cast(tokens, "float32"), pooling)
+
+    return compiled_function(features, jit)
+
+
+def compiled_function(function, jit=False):
+    """Return a graph of a function of images; on other backends than TensorFlow, itself compiled.
+
+    Not `predict_on_batch`, which under a strategy gives each replica's output to the same images.
+    """
+    backend = keras.backend.backend()
+    if backend == "tensorflow":
+        import tensorflow as tf
+
+        return tf.function(function, reduce_retracing=True, jit_compile=jit)
+    if backend == "jax":
+        import jax
+
+        return jax.jit(function)
+    return function
+
+
+def view_features(predict, source, settings, pixels):
+    """Return (features, labels) of the augmented views of a source's images, view after view.
+
+    Args:
+        predict: function, normalised images to `(B, D)`.
+        source: a labelled `Source`.
+        settings: a complete `FinetuneSettings`; without `feature_views`, or with
+            `augmentation="none"`, each image is seen once, as it is evaluated.
+        pixels: dict, `image_size`, `mean`, `std` and `on_skip` of the data sets.
+    """
+    from keras_mae.data import eval_dataset
+    from keras_mae.data.finetune import finetune_dataset
+
+    views = settings.feature_views
+    if not views or settings.augmentation == "none":
+        return extract_features(predict, eval_dataset(source, batch_size=EVAL_BATCH, **pixels))
+    count = views * source.num_examples
+    batches = finetune_dataset(
+        source,
+        batch_size=EVAL_BATCH,
+        num_classes=source.num_classes,
+        seed=settings.seed,
+        augmentation=None if settings.augmentation == "source" else settings.augmentation,
+        resize=settings.resize,
+        randaugment=settings.randaugment,
+        erasing=settings.erasing,
+        **pixels,
+    )
+    batches = batches.take(-(-count // EVAL_BATCH))
+    features, labels = extract_features(
+        predict, ((images, np.argmax(labels, axis=1)) for images, labels in batches)
+    )
+    return features[:count], labels[:count]  # the last batch has begun one view more
+
+
+def pixel_predictor(images):
+    """Return images as features, shrunk where they are large."""
+    return raw_pixels(np.asarray(images))

@@ -1,0 +1,101 @@
+"""The table that a pre-training ends with: linear probe and neighbours of three sets of features."""
+
+from keras_mae.data import eval_dataset
+from keras_mae.evaluation.features import extract_features
+from keras_mae.evaluation.knn import knn_accuracy
+from keras_mae.layers.pooling import pool_tokens
+from keras_mae.tasks.probe import (
+    EVAL_BATCH,
+    describe_probe,
+    encoder_predictor,
+    linear_probe,
+    pixel_predictor,
+    probe_settings,
+    view_features,
+)
+
+NEIGHBOURS = 20
+
+
+class FeatureTable:
+    """Measure sets of features on the same images, by the same probe and the same neighbours.
+
+    Args:
+        settings: a complete `PretrainSettings`.
+        train, heldout: labelled `Source`s.
+        encoder: `ViTEncoder`: the size and statistics that images are seen with.
+        skips: `SkipLog`.
+    """
+
+    def __init__(self, settings, train, heldout, encoder, skips):
+        self.train, self.heldout = train, heldout
+        self.jit = settings.jit
+        self.pixels = {
+            "image_size": encoder.image_size,
+            "mean": encoder.mean,
+            "std": encoder.std,
+            "on_skip": skips,
+        }
+        self.probe = probe_settings(
+            encoder.image_size,
+            train.num_examples,
+            dataset=settings.dataset,
+            seed=settings.seed,
+            precision=settings.precision,
+        )
+        self.k = min(NEIGHBOURS, train.num_examples)
+        self.rows = {}
+
+    def add_pixels(self, name="raw pixels"):
+        """Measure raw pixels."""
+        self._add(name, pixel_predictor, pixel_predictor)
+
+    def add_encoder(self, name, encoder):
+        """Measure an encoder's features."""
+        settings = self.probe
+        predict = encoder_predictor(encoder, settings.pooling, settings.pooled_blocks, self.jit)
+        self._add(name, predict, lambda images: pool_tokens(encoder.predict_on_batch(images), "mean"))
+
+    def _add(self, name, predict, predict_plain):
+        train, heldout = (
+            eval_dataset(part, batch_size=EVAL_BATCH, **self.pixels)
+            for part in (self.train, self.heldout)
+        )
+        views = view_features(predict, self.train, self.probe, self.pixels)
+        queries = extract_features(predict, heldout)
+        classes = self.train.num_classes
+        plain = [extract_features(predict_plain, part) for part in (train, heldout)]
+        self.rows[name] = {
+            "linear_probe": linear_probe(
+                *views, *queries, classes, self.probe, self.train.num_examples
+            ),
+            "knn": knn_accuracy(*plain[0], *plain[1], classes, k=min(self.k, len(plain[0][0]))),
+        }
+
+    def results(self):
+        """Return what `results.json` has of it."""
+        about = describe_probe(self.probe, self.train.num_examples)
+        about.update(k=self.k, train=self.train.num_examples, heldout=self.heldout.num_examples)
+        return {"accuracy": self.rows, "probe": about}
+
+
+def format_table(results):
+    """Return the table of a run's results as lines of text, accuracies in per cent."""
+    rows, about = results["accuracy"], results.get("probe")
+    width = max(map(len, rows))
+    k = about["k"] if about else NEIGHBOURS
+    lines = ["Accuracy on held-out images:"]
+    lines.append(f"{'features':<{width}}  linear probe   kNN (k={k})")
+    for name, row in rows.items():
+        lines.append(f"{name:<{width}}  {row['linear_probe']:>11.1%}  {row['knn']:>11.1%}")
+    if about:
+        pooling = {"both": "class token and mean", "token": "class token"}.get(
+            about["pooling"], "mean"
+        )
+        blocks = "last block" if about["blocks"] == 1 else f"last {about['blocks']} blocks"
+        views = f"{about['views']} views" if about["views"] > 1 else "1 view"
+        lines.append(
+            f"Linear probe: {pooling} of the {blocks}, {views} of each of {about['train']:,} "
+            f"images, {about['steps']:,} steps. kNN: mean of the last block."
+        )
+    return "\n".join(lines)
