@@ -3,8 +3,8 @@
     python examples/mae_in_100_lines.py
 
 Read it beside section 3 of the paper. It is written with `keras.ops` alone and takes nothing from
-the library but its digits. `keras_mae.MaskedAutoencoder` computes the same loss, faster. In 12 epochs
-the loss falls from .47 to .27; a predictor of the mean patch of each position has .32.
+the library but its digits. `keras_mae.MaskedAutoencoder` computes the same loss, faster. In 12
+epochs the loss falls from .47 to .27; a predictor of the mean patch of each position has .32.
 
 Shapes: B images of H x W x C pixels, N patches of P values, K of them visible, width D.
 """
