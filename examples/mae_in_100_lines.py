@@ -3,7 +3,8 @@
     python examples/mae_in_100_lines.py
 
 Read it beside section 3 of the paper. It is written with `keras.ops` alone and takes nothing from
-the library but its digits. `keras_mae.MaskedAutoencoder` computes the same loss, faster.
+the library but its digits. `keras_mae.MaskedAutoencoder` computes the same loss, faster. In 12
+epochs the loss falls from .47 to .27; a predictor of the mean patch of each position has .32.
 
 Shapes: B images of H x W x C pixels, N patches of P values, K of them visible, width D.
 """
@@ -133,13 +134,13 @@ class MAE(keras.Model):
         return ops.mean(y_pred)  # what `call` returned
 
 
-def main(epochs=8, count=4000):
+def main(epochs=12, count=4000):
     from keras_mae.data import load_source
 
     digits = load_source("mnist5k").split()[0]
     images = (digits.images[digits.indices[:count]] / 255.0 - digits.mean) / digits.std
     mae = MAE(grid=(7, 7), channels=1, patch_size=4, encoder=(96, 4, 3), decoder=(64, 2, 4))
-    mae.compile(keras.optimizers.AdamW(1e-3, weight_decay=0.05, beta_2=0.95))
+    mae.compile(keras.optimizers.AdamW(2e-3, weight_decay=0.05, beta_2=0.95))
     return mae.fit(images.astype("float32"), batch_size=64, epochs=epochs, verbose=2)
 
 

@@ -1,5 +1,6 @@
 """The pages of the repository point at what is there."""
 
+import ast
 import re
 import shlex
 from pathlib import Path
@@ -68,6 +69,8 @@ def test_every_command_shown_has_flags_that_fit():
     for page, name, arguments in shown_commands():
         if name not in commands.COMMANDS or any("my_" in argument for argument in arguments):
             continue  # COMMAND itself, and classes that a reader has
+        if flags.wants_help(arguments):
+            continue
         count += 1
         command = commands.COMMANDS[name]
         try:
@@ -77,6 +80,51 @@ def test_every_command_shown_has_flags_that_fit():
             faults.append(f"{page}: {name} {arguments}: {error}")
     assert not faults, "\n".join(faults)
     assert count > 30
+
+
+def rooms_of_the_table():
+    """Return {room: the rooms that it may import}, of docs/architecture.md."""
+    text = (ROOT / "docs" / "architecture.md").read_text()
+    allowed, base = {}, set()
+    for line in re.findall(r"^\| `.*\|$", text, re.MULTILINE):
+        first, _, imports = (cell.strip() for cell in line.strip("|").rsplit("|", 2))
+        rooms = re.findall(r"`(\w+)`", first)
+        base = base or set(rooms)
+        named = set(re.findall(r"`(\w+)`", imports))
+        above = set(allowed) if imports == "all above" else named | base
+        allowed.update({room: above for room in rooms})
+    return allowed
+
+
+def imports_of_the_code():
+    """Yield (file, its room, a room that it imports)."""
+    for file in sorted((ROOT / "keras_mae").rglob("*.py")):
+        room = file.relative_to(ROOT / "keras_mae").parts[0].removesuffix(".py")
+        for node in ast.walk(ast.parse(file.read_text())):
+            modules = []
+            if isinstance(node, ast.ImportFrom) and node.module:
+                names = [f"{node.module}.{alias.name}" for alias in node.names]
+                modules = names if node.module == "keras_mae" else [node.module]
+            elif isinstance(node, ast.Import):
+                modules = [alias.name for alias in node.names]
+            for module in modules:
+                other = (module.split(".") + [""])[1]
+                if module.startswith("keras_mae.") and other != room:
+                    yield file.relative_to(ROOT), room, other
+
+
+def test_rooms_import_what_architecture_md_says():
+    allowed = rooms_of_the_table()
+    packages = {
+        path.name for path in (ROOT / "keras_mae").iterdir() if (path / "__init__.py").exists()
+    }
+    assert packages <= set(allowed)
+    wrong = {
+        f"{file} imports {other}"
+        for file, room, other in imports_of_the_code()
+        if room != "__init__" and other not in allowed[room]
+    }
+    assert not wrong
 
 
 def test_a_broken_link_is_found(tmp_path):
