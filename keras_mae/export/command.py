@@ -179,7 +179,6 @@ def _flag_values(options, argv):
         argv: list of str, the program's name first.
     """
     found = flags.FlagValues()
-    found.set_gnu_getopt(True)  # flags may follow what is not known
     for option in options:
         define = flags.DEFINE_bool if option.type is bool else flags.DEFINE_string
         define(option.name, None, option.help, flag_values=found)
