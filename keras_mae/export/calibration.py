@@ -9,7 +9,7 @@ from keras_mae.export.formats.base import Option
 # all that is no weight.
 MAX_CONSTANT_BYTES = 2**31 - 2**26
 
-OPTIONS = (
+REPRESENTATIVE_OPTIONS = (
     Option(
         "representative",
         str,

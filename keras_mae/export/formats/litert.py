@@ -12,7 +12,7 @@ from contextlib import contextmanager
 import numpy as np
 
 from keras_mae.export.calibration import (
-    OPTIONS,
+    REPRESENTATIVE_OPTIONS,
     check_constants_fit,
     check_representative,
     representative_images,
@@ -90,7 +90,7 @@ class LiteRT(Format):
 
     OPTIONS = (
         Option("quantize", str, "none", "what the file computes in.", choices=tuple(PRECISIONS)),
-        *OPTIONS,
+        *REPRESENTATIVE_OPTIONS,
         Option(
             "batch_size",
             int,

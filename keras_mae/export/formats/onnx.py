@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from keras_mae.export.calibration import (
-    OPTIONS,
+    REPRESENTATIVE_OPTIONS,
     check_constants_fit,
     check_representative,
     representative_images,
@@ -69,7 +69,7 @@ class ONNX(Format):
 
     OPTIONS = (
         Option("quantize", str, "none", "what the file computes in.", choices=tuple(PRECISIONS)),
-        *OPTIONS,
+        *REPRESENTATIVE_OPTIONS,
         Option("fuse", bool, False, "fuse attention, into operators of ONNX Runtime alone."),
     )
     PACKAGES = ("tensorflow", "tf2onnx", "onnx", "onnxruntime")
