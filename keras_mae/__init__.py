@@ -116,7 +116,10 @@ class _RegisterFirst:
         _register()
         if name not in sys.modules:
             return None  # to be found as any module
-        return importlib.machinery.ModuleSpec(name, _Loaded(sys.modules[name]))
+        # Python asks the module, which is there by now, for its spec: that one has to be ours.
+        module = sys.modules[name]
+        module.__spec__ = importlib.machinery.ModuleSpec(name, _Loaded(module))
+        return module.__spec__
 
 
 class _Loaded:
