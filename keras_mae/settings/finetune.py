@@ -1,6 +1,7 @@
 """The settings of a fine-tuning run, and the recipe of each protocol."""
 
 import dataclasses
+from typing import Any
 
 from keras_mae.presets import list_presets
 from keras_mae.settings.fields import SettingsError, changed, setting
@@ -53,7 +54,7 @@ class FinetuneRecipe:
     beta_2: float = 0.999
 
 
-_PAPER_AUGMENTATION = {
+_PAPER_AUGMENTATION: dict[str, Any] = {
     "label_smoothing": 0.1,
     "mixup": 0.8,
     "cutmix": 1.0,
@@ -61,7 +62,7 @@ _PAPER_AUGMENTATION = {
     "erasing": 0.25,
 }
 _PAPER_FULL = FinetuneRecipe(layer_decay=0.75, drop_path=0.1, **_PAPER_AUGMENTATION)
-_SMALL = {
+_SMALL: dict[str, Any] = {
     "batch_size": 64,
     "epochs": 20,
     "base_learning_rate": 4e-3,

@@ -11,6 +11,7 @@ import time
 import warnings
 from dataclasses import asdict
 from pathlib import Path
+from typing import ClassVar
 
 import keras
 
@@ -60,15 +61,15 @@ class Task:
 
     workers = None
     writes = True
-    directory = None
+    directory: Path | None = None
     model = None
-    num_examples = None
-    total_steps = None
-    steps_per_epoch = None
+    num_examples: int | None = None
+    total_steps: int | None = None
+    steps_per_epoch: int | None = None
     steps_per_execution = 1
-    keeps_last_good = None
+    keeps_last_good: str | None = None
     stops_before_training = False
-    files = {}
+    files: ClassVar[dict[str, str]] = {}
 
     def __init__(self, settings):
         self.settings = settings

@@ -45,12 +45,12 @@ class Source:
     """
 
     name = ""
-    num_classes = None
-    class_names = None
+    num_classes: int | None = None
+    class_names: list[str] | None = None
     channels = 3
-    mean = IMAGENET_MEAN
-    std = IMAGENET_STD
-    image_size = None
+    mean: tuple[float, ...] = IMAGENET_MEAN
+    std: tuple[float, ...] = IMAGENET_STD
+    image_size: tuple[int, int] | None = None
     augmentation = "crop"
     order_guarantee = GLOBAL_SHUFFLE + ", read by random access"
     default_holdout = 0.05

@@ -105,10 +105,10 @@ class Format:
         ImportError: if a package is missing, with the extra that holds it.
     """
 
-    OPTIONS = ()
-    PACKAGES = ()
+    OPTIONS: tuple[Option, ...] = ()
+    PACKAGES: tuple[str, ...] = ()
     BOUNDS = {"float32": {"difference": 1e-4}}
-    Runner = None
+    Runner: type | None = None
 
     def __init__(self, **options):
         known = [option.name for option in self.OPTIONS]

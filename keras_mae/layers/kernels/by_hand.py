@@ -17,7 +17,7 @@ from keras import ops
 from keras_mae.layers.kernels import plain
 
 # What normalised tensors were made of, by their ids, for as long as they exist.
-_origins = {}
+_origins: dict = {}
 
 
 def layer_norm(x, gamma, beta, epsilon):
