@@ -6,10 +6,10 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from keras_mae.models.steps import mean_over_parts
 from tiny import images, shake, tiny
 
 from keras_mae.layers import MaskRatioSchedule
+from keras_mae.models.steps import mean_over_parts
 
 SCHEDULE = {"mask_ratio": MaskRatioSchedule(0.5, 0.75, total_steps=2, num_levels=2)}
 
