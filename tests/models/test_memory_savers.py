@@ -6,10 +6,10 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from keras_mae.models.accumulation import mean_over_parts
 from tiny import images, shake, tiny
 
 from keras_mae.layers import MaskRatioSchedule
+from keras_mae.models.steps import mean_over_parts
 
 SCHEDULE = {"mask_ratio": MaskRatioSchedule(0.5, 0.75, total_steps=2, num_levels=2)}
 
@@ -88,17 +88,20 @@ def test_parts_are_small_and_their_mean_counts_rows(rows, known):
     variable = tf.Variable(2.0)
     sizes = []
 
-    def function(x):
+    def function(batch):
+        x = batch["x"]
         tf.py_function(lambda n: sizes.append(int(n)), [tf.shape(x)[0]], [])
         with tf.GradientTape() as tape:
             loss = tf.reduce_mean(variable * x**2)
-        return loss, [tape.gradient(loss, variable)]
+        return loss, [tape.gradient(loss, variable)], tf.stack([x, 2 * x], axis=1)
 
     signature = [tf.TensorSpec([rows if known else None])]
     numbers = np.arange(1, rows + 1, dtype="float32")
-    loss, (gradient,) = tf.function(
-        lambda x: mean_over_parts(function, [x], 3, [variable]), input_signature=signature
+    loss, (gradient,), outputs = tf.function(
+        lambda x: mean_over_parts(function, {"x": x, "y": None}, 3, [variable], (2,)),
+        input_signature=signature,
     )(numbers)
+    np.testing.assert_array_equal(outputs, np.stack([numbers, 2 * numbers], axis=1))
     assert float(gradient) == pytest.approx(np.mean(numbers**2), rel=1e-6)
     assert float(loss) == pytest.approx(2 * np.mean(numbers**2), rel=1e-6)
     assert sum(sizes) == rows
@@ -117,7 +120,7 @@ def test_recomputing_runs_the_blocks_again():
     def softmaxes(recompute):
         model = tiny()
         model.compile(keras.optimizers.SGD(0.1), recompute=recompute)
-        step = tf.function(lambda x: model._loss_and_gradients(x)[0])
+        step = tf.function(lambda x: model.train_step(x)["loss"])
         graph = step.get_concrete_function(tf.TensorSpec((4, 8, 12, 2))).graph
         return sum(op.type == "Softmax" for op in graph.get_operations())
 

@@ -118,14 +118,14 @@ def test_schedule_of_the_mask_ratio():
     model = compiled(tiny(mask_ratio=schedule), run_eagerly=False)
     assert model._num_kept == [18, 12, 6]
     traced, ran = [], []
-    call = model._masked_loss
+    call = model._loss
 
-    def masked_loss(x, noise, num_keep, training):
+    def loss(batch, num_keep, training=True):
         traced.append((num_keep, training))
         tf.py_function(lambda: ran.append(num_keep), [], [])
-        return call(x, noise, num_keep, training)
+        return call(batch, num_keep, training)
 
-    model._masked_loss = masked_loss
+    model._loss = loss
     steps(model, count=8)
     assert ran == [18, 18, 12, 12, 6, 6, 6, 6]
     assert traced == [(18, True), (12, True), (6, True)]

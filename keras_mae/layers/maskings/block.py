@@ -47,7 +47,8 @@ class BlockMasking(MaskingStrategy):
         least = max(1.0, self.min_area * num_patches)
         log_aspect = math.log(1 / self.min_aspect)
         draws = ops.reshape(noise[:, num_patches:], (-1, self.num_rectangles, 4))
-        row, column = np.divmod(np.arange(num_patches, dtype="float32")[None], float(columns))
+        places = np.divmod(np.arange(num_patches, dtype="float32")[None], float(columns))
+        row, column = map(ops.convert_to_tensor, places)
 
         def remove_rectangle(index, score):
             # `score` is 0 for a patch not yet removed, else the higher the earlier it was.

@@ -32,7 +32,8 @@ class GridMasking(MaskingStrategy):
         rows, columns = grid_size
         order = bayer_matrix(max(rows, columns))
         size = len(order)
-        row, column = np.divmod(np.arange(rows * columns, dtype="int32")[None], columns)
+        places = np.divmod(np.arange(rows * columns, dtype="int32")[None], columns)
+        row, column = map(ops.convert_to_tensor, places)
         offset = ops.floor(noise * size) if self.random_offset else ops.zeros_like(noise)
         offset = ops.cast(offset, "int32")
         index = (row + offset[:, :1]) % size * size + (column + offset[:, 1:]) % size

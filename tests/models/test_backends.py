@@ -1,4 +1,4 @@
-"""The same model on another Keras backend: equal numbers, and it trains."""
+"""The same models on other Keras backends, without TensorFlow: equal numbers, and they train."""
 
 import importlib.util
 import os
@@ -10,25 +10,31 @@ import numpy as np
 import pytest
 from tiny import images, noise, shake, tiny
 
-SCRIPT = pathlib.Path(__file__).with_name("jax_run.py")
+SCRIPT = pathlib.Path(__file__).with_name("backend_run.py")
 
 
-@pytest.mark.skipif(importlib.util.find_spec("jax") is None, reason="jax is not installed")
-@pytest.mark.slow
-def test_jax_gives_tensorflows_numbers_and_trains(tmp_path):
+def backend(name):
+    missing = importlib.util.find_spec(name) is None
+    skip = pytest.mark.skipif(missing, reason=f"{name} is not installed")
+    return pytest.param(name, marks=[getattr(pytest.mark, name), pytest.mark.slow, skip])
+
+
+@pytest.mark.parametrize("name", [backend("jax"), backend("torch")])
+def test_a_backend_gives_tensorflows_numbers_and_trains_without_it(name, tmp_path):
     model = shake(tiny(num_layers=1, decoder_num_layers=1))
     numbers = noise(model)
     weights = {f"weight_{i}": weight for i, weight in enumerate(model.get_weights())}
     np.savez(tmp_path / "in.npz", images=images(), noise=numbers, **weights)
-    environment = {**os.environ, "KERAS_BACKEND": "jax", "JAX_PLATFORMS": "cpu"}
+    environment = {**os.environ, "KERAS_BACKEND": name, "JAX_PLATFORMS": "cpu"}
     command = [sys.executable, str(SCRIPT), str(tmp_path / "in.npz"), str(tmp_path / "out.npz")]
-    run = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    run = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=500)
     assert run.returncode == 0, run.stderr[-3000:]
 
     result = np.load(tmp_path / "out.npz")
     expected = model(images(), noise=numbers)
     rebuilt = model.reconstruct(images(), noise=numbers)
     np.testing.assert_array_equal(result["mask"], expected["mask"])
+    np.testing.assert_allclose(result["tokens"], model.encoder(images()), atol=1e-4)
     np.testing.assert_allclose(result["prediction"], expected["prediction"], atol=1e-4)
     np.testing.assert_allclose(result["loss"], rebuilt["loss"], rtol=1e-4)
     np.testing.assert_allclose(result["reconstruction"], rebuilt["reconstruction"], atol=1e-4)
@@ -38,3 +44,6 @@ def test_jax_gives_tensorflows_numbers_and_trains(tmp_path):
     assert losses[-1] < 0.9 * losses[0]
     assert result["evaluations"][0] == result["evaluations"][1]
     assert result["steps"] == 50  # one draw a step
+    assert result["classifier_losses"][-1] < 0.9 * result["classifier_losses"][0]
+    assert (result["neighbours"] == 1).all()  # each image's nearest neighbour is itself
+    assert (result["differences"] == 0).all()
