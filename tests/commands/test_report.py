@@ -9,8 +9,8 @@ from keras_mae.commands import report_jobs
 from keras_mae.commands.report import report
 from keras_mae.commands.report_jobs import identity_of, value_text
 from keras_mae.commands.report_page import page
-from keras_mae.settings.report import ReportSettings
 from keras_mae.errors import Interrupted
+from keras_mae.settings.report import ReportSettings
 
 SIZES = {"image_size": 28, "patch_size": 7, "hidden_dim": 8, "num_layers": 1, "num_heads": 2}
 TOP1 = {"full": 0.95, "scratch": 0.7, "linear": 0.9, "partial": 0.8}
