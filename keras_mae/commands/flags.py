@@ -135,13 +135,16 @@ def _described(field, width):
     if spec.required:
         facts = ["required"]
     if spec.choices is not None:
-        facts.insert(0, "one of " + ", ".join(spec.names()))
+        facts.insert(0, "one of " + ", ".join(map(str, spec.names())))
         if isinstance(spec.choices, str):
             facts[0] += ", or MODULE:CLASS for your own"
     elif bounds_text(spec):
         facts.insert(0, bounds_text(spec))
     text = spec.help + (f" ({'; '.join(facts)})" if facts else "")
-    return [f"  {name}", *textwrap.wrap(text, width - 6, initial_indent="      ", subsequent_indent="      ")]
+    return [
+        f"  {name}",
+        *textwrap.wrap(text, width - 6, initial_indent="      ", subsequent_indent="      "),
+    ]
 
 
 def wants_help(arguments):
