@@ -17,10 +17,18 @@ _CPU = tf.config.list_physical_devices("CPU")[0]
 tf.config.set_logical_device_configuration(_CPU, [tf.config.LogicalDeviceConfiguration()] * 2)
 
 
-def pytest_collection_modifyitems(items):
-    """Begin with the files that hold slow tests: at the end one of two processes would be idle."""
-    slow = {item.path for item in items if item.get_closest_marker("slow")}
-    items.sort(key=lambda item: item.path not in slow)
+def pytest_addoption(parser):
+    parser.addoption("--runslow", action="store_true", help="Run the slow tests, too.")
+
+
+def pytest_collection_modifyitems(config, items):
+    """Skip the slow tests unless they are asked for."""
+    if config.getoption("--runslow"):
+        return
+    skip = pytest.mark.skip(reason="slow: --runslow runs it")
+    for item in items:
+        if item.get_closest_marker("slow"):
+            item.add_marker(skip)
 
 
 @pytest.fixture(autouse=True)

@@ -4,7 +4,7 @@ Called before a script (see `forks.py`), or by a fixture (see `runs/conftest.py`
 """
 
 from keras_mae import presets
-from keras_mae.tasks import pretrain
+from keras_mae.tasks.pretrain import Pretrain
 
 NAME = "mae_vit_mini_patch4"
 
@@ -19,4 +19,4 @@ def shrink():
 
 def train_only():
     """Let a run end with its `mae.keras`: no encoder is written, and no figure."""
-    pretrain._write_encoder_and_figures = lambda *args: None
+    Pretrain.write_encoder_and_figures = lambda *args: None

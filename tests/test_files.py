@@ -32,7 +32,7 @@ def test_directories_are_replaced_whole(tmp_path):
 
 def test_output_dir_with_other_files_is_refused_unless_overwritten(tmp_path):
     (tmp_path / "mae.keras").touch()
-    with pytest.raises(ValueError, match="`output_dir` must be empty or new"):
+    with pytest.raises(ValueError, match="`output_dir`"):
         prepare_output_dir(tmp_path, {})
     assert (tmp_path / "mae.keras").exists()
     assert list(prepare_output_dir(tmp_path, {}, overwrite=True).iterdir()) == []
@@ -41,15 +41,24 @@ def test_output_dir_with_other_files_is_refused_unless_overwritten(tmp_path):
 def test_output_dir_of_the_same_run_is_opened_and_of_another_refused(tmp_path):
     write_json(tmp_path / "config.json", {"run": {"seed": 1, "mask_ratio": [0.75]}})
     assert prepare_output_dir(tmp_path, {"seed": 1, "mask_ratio": [0.75]}) == tmp_path
-    with pytest.raises(ValueError, match="seed was 1 and is 2; steps was None and is 3"):
-        prepare_output_dir(tmp_path, {"seed": 2, "mask_ratio": [0.75], "steps": 3})
-    with pytest.raises(ValueError, match="without resuming"):
+    with pytest.raises(ValueError, match="`output_dir`.* mask_ratio was .* seed was 1 and is 2"):
+        prepare_output_dir(tmp_path, {"seed": 2, "mask_ratio": (0.5,)})
+    with pytest.raises(ValueError, match="`output_dir`"):
         prepare_output_dir(tmp_path, {"seed": 1, "mask_ratio": [0.75]}, resume=False)
+
+
+def test_a_setting_that_a_run_was_written_without_had_its_default(tmp_path):
+    write_json(tmp_path / "config.json", {"run": {"seed": 1, "gone": 5}})
+    defaults = {"ema": 0.0, "crop": (1, 2)}
+    same = {"seed": 1, "ema": 0.0, "crop": (1, 2), "digest": "of what is no setting"}
+    assert prepare_output_dir(tmp_path, same, defaults=defaults) == tmp_path
+    with pytest.raises(ValueError, match="ema was 0.0 and is 0.5"):
+        prepare_output_dir(tmp_path, {**same, "ema": 0.5}, defaults=defaults)
 
 
 def test_output_dir_below_a_file_is_refused(tmp_path):
     (tmp_path / "file").touch()
-    with pytest.raises(ValueError, match="can be written"):
+    with pytest.raises(ValueError, match="`output_dir`"):
         prepare_output_dir(tmp_path / "file" / "run", {})
 
 

@@ -3,7 +3,7 @@
 import dataclasses
 
 from keras_mae import registry
-from keras_mae.commands.flags import flag_values
+from keras_mae.commands.flags import read_flags
 from keras_mae.export.formats.base import Format
 from keras_mae.settings.fields import setting
 from keras_mae.settings.tools import FORMATS, ExportSettings
@@ -17,10 +17,9 @@ def export_settings(arguments):
     Args:
         arguments: list of str, of a command line.
     Raises:
-        ValueError: if there is no such format.
+        ValueError: if there is no such format, or a flag lacks its value.
     """
-    flags = flag_values(ExportSettings)
-    flags(["command", *arguments], known_only=True)
+    flags, _ = read_flags(ExportSettings, arguments)
     name = flags["format"].value or ExportSettings.defaults()["format"]
     options = registry.find(FORMATS, name, Format, "format").OPTIONS
     fields = [

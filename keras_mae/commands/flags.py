@@ -40,6 +40,20 @@ def flag_values(cls):
     return values
 
 
+def read_flags(cls, arguments):
+    """Return (absl's `FlagValues` of a class, read from arguments; the arguments that are left).
+
+    Raises:
+        SettingsError: if a flag lacks its value, or a file of flags is not there.
+    """
+    values = flag_values(cls)
+    try:
+        return values, values(["command", *arguments], known_only=True)[1:]
+    except (flags.Error, ValueError) as error:
+        # Nothing else is known then.
+        raise SettingsError([_first_line(error)]) from None
+
+
 def parse_arguments(cls, arguments, positional=None):
     """Return the settings that a command line's arguments say.
 
@@ -50,13 +64,8 @@ def parse_arguments(cls, arguments, positional=None):
     Raises:
         SettingsError: with all faults; settings are named as flags.
     """
-    values = flag_values(cls)
+    values, left = read_flags(cls, arguments)
     faults = []
-    try:
-        left = values(["command", *arguments], known_only=True)[1:]
-    except (flags.Error, ValueError) as error:
-        # A flag without its value, or a file of flags that is not there: nothing else is known.
-        raise SettingsError([_first_line(error)]) from None
     texts = {field.name: values[field.name].value for field in dataclasses.fields(cls)}
     known = [field.name for field in dataclasses.fields(cls)]
     for argument in left:
@@ -126,13 +135,16 @@ def _described(field, width):
     if spec.required:
         facts = ["required"]
     if spec.choices is not None:
-        facts.insert(0, "one of " + ", ".join(spec.names()))
+        facts.insert(0, "one of " + ", ".join(map(str, spec.names())))
         if isinstance(spec.choices, str):
             facts[0] += ", or MODULE:CLASS for your own"
     elif bounds_text(spec):
         facts.insert(0, bounds_text(spec))
     text = spec.help + (f" ({'; '.join(facts)})" if facts else "")
-    return [f"  {name}", *textwrap.wrap(text, width - 6, initial_indent="      ", subsequent_indent="      ")]
+    return [
+        f"  {name}",
+        *textwrap.wrap(text, width - 6, initial_indent="      ", subsequent_indent="      "),
+    ]
 
 
 def wants_help(arguments):

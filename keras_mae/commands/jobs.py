@@ -15,8 +15,8 @@ from pathlib import Path
 
 import keras
 
-from keras_mae.files import environment, write_json
 from keras_mae.errors import Interrupted
+from keras_mae.files import environment, write_json
 from keras_mae.training.callbacks import duration
 
 

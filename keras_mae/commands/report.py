@@ -15,10 +15,10 @@ import keras
 from keras_mae.commands.jobs import Job, Outcome, finished, run_jobs
 from keras_mae.commands.report_jobs import JobMaker, labels_text, value_text
 from keras_mae.commands.report_page import write_report
+from keras_mae.errors import Interrupted
 from keras_mae.evaluation.comparison import summarise
 from keras_mae.files import environment
 from keras_mae.settings.report import PROBED_BLOCKS
-from keras_mae.errors import Interrupted
 
 SHOWN_K = 20  # the number of neighbours in the chart, where it is among those measured
 

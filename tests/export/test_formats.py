@@ -4,11 +4,11 @@ import subprocess
 import sys
 
 import pytest
+from keras_mae.settings.tools import FORMATS, ExportSettings
 from shaken import encoder
 
 from keras_mae import registry
 from keras_mae.export import Format, Option, calibration, compare, export_encoder
-from keras_mae.export.command import EXPORT, FORMATS
 
 pytestmark = pytest.mark.export
 NAMES = registry.names(FORMATS)
@@ -28,7 +28,7 @@ def test_a_format_is_whole(name):
     options = [option.name for option in format.OPTIONS]
     assert len(set(options)) == len(options)
     # A format's flags stand beside those of all formats.
-    assert not set(options) & {option.name for option in EXPORT}
+    assert not set(options) & set(ExportSettings.__dataclass_fields__)
     for option in format.OPTIONS:
         option.check(option.default)
         assert option.help.endswith(".")

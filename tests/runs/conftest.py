@@ -2,7 +2,7 @@ import pytest
 from small_runs import NAME, shrink, train_only
 
 from keras_mae import presets
-from keras_mae.tasks import pretrain
+from keras_mae.tasks.pretrain import Pretrain
 
 
 @pytest.fixture(scope="module")
@@ -17,5 +17,6 @@ def small_preset():
 @pytest.fixture
 def no_figures(monkeypatch):
     """Let runs end with `mae.keras`."""
-    monkeypatch.setattr(pretrain, "_write_encoder_and_figures", pretrain._write_encoder_and_figures)
+    name = "write_encoder_and_figures"
+    monkeypatch.setattr(Pretrain, name, getattr(Pretrain, name))
     train_only()

@@ -5,7 +5,14 @@ import numpy as np
 import pytest
 
 from keras_mae.training import MetricsLog, NonFiniteLossError, SaveLastGood
-from keras_mae.training.callbacks import trim_metrics
+from keras_mae.training.callbacks import (
+    EarlyEnd,
+    Progress,
+    duration,
+    read_metrics,
+    trim_metrics,
+    validation_losses,
+)
 
 STEPS, BATCH = 4, 2
 
@@ -23,7 +30,7 @@ def fit(model, x, tmp_path, epochs=1, **kwargs):
     log = MetricsLog(
         tmp_path / "metrics.jsonl",
         BATCH,
-        **{"total_steps": epochs * STEPS, "interval": 2, "verbose": False, **kwargs},
+        **{"total_steps": epochs * STEPS, "interval": 2, **kwargs},
     )
     callbacks = [log, SaveLastGood(tmp_path / "model.keras")]
     x = np.asarray(x, "float32")
@@ -74,22 +81,74 @@ def test_infinite_loss_stops_too(tmp_path):
         fit(linear_model(), [[np.inf]] + [[1]] * 7, tmp_path)
 
 
-def test_without_a_terminal_progress_is_a_line_an_epoch(tmp_path, capsys):
-    fit(linear_model(), np.ones((8, 1)), tmp_path, epochs=2, verbose=True, baselines={"mean": 3.0})
-    lines = capsys.readouterr().out.splitlines()
-    assert [line.split(" - ")[0] for line in lines] == ["Epoch 1/2", "Epoch 2/2"]
-    assert "loss: 1 - images/s: " in lines[0] and lines[0].endswith("val_loss: 1 - mean: 3")
+def test_without_a_terminal_progress_is_a_line_an_epoch(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("keras_mae.training.callbacks.LINE_SECONDS", 0)
+    progress = Progress(8, {"mean_predictor": 3.0})
+    fit(linear_model(), np.ones((8, 1)), tmp_path, epochs=2, progress=progress)
+    first, last = (line.split(" - ") for line in capsys.readouterr().out.splitlines())
+    assert (first[0], last[0]) == ("step 4 of 8 (50%)", "step 8 of 8 (100%)")
+    assert first[1] == "loss 1.0000" and first[2].endswith(" images/s")
+    assert first[3:5] == ["val_loss 1.0000", "mean_predictor 3.0000"]
+    assert first[5].endswith(" left") and len(last) == 5  # nothing is left
 
 
 def test_of_short_epochs_one_a_second_is_shown_and_the_last(tmp_path, capsys, monkeypatch):
-    clock = iter(np.arange(0, 1000, 0.125))  # read some times an epoch, each an eighth later
+    clock = iter(np.arange(0, 1000, 1 / 32))  # read some ten times an epoch
     monkeypatch.setattr("keras_mae.training.callbacks.time.perf_counter", lambda: next(clock))
     model = linear_model()
-    log = MetricsLog(None, global_batch_size=2, total_steps=4 * 40, interval=2)
+    log = MetricsLog(None, 2, total_steps=4 * 40, interval=2, progress=Progress(160))
     model.fit(np.ones((8, 1)), np.zeros(8), batch_size=2, epochs=40, verbose=0, callbacks=[log])
     lines = capsys.readouterr().out.splitlines()
     assert len(log.model.history.epoch) == 40 and 2 < len(lines) < 30
-    assert lines[0].startswith("Epoch 1/40 - loss: 1") and lines[-1].startswith("Epoch 40/40")
+    assert lines[0].startswith("step 4 of 160 (2%) - loss 1.0000")
+    assert lines[-1].startswith("step 160 of 160 (100%)")
+
+
+def test_a_terminal_has_one_line_that_is_renewed(capsys, monkeypatch):
+    monkeypatch.setattr("keras_mae.training.callbacks.sys.stdout.isatty", lambda: True)
+    progress = Progress(4)
+    for step in (2, 4):
+        progress.step_done(step)
+        progress.logged(step, 1.0, 5.0)
+        progress.epoch_done(step, {})
+    out = capsys.readouterr().out
+    assert out.count("\n") == 1 and out.endswith("\n") and out.startswith("\r")
+
+
+@pytest.mark.parametrize(
+    "seconds, words", [(0.4, "0 s"), (59.6, "1 min 0 s"), (125, "2 min 5 s"), (7260, "2 h 1 min")]
+)
+def test_durations(seconds, words):
+    assert duration(seconds) == words
+
+
+class Stopping:
+    """As much of a model as a callback that stops it needs."""
+
+    stop_training = False
+
+
+def epochs_until_the_end(losses, patience, earlier=()):
+    """Return after how many of the losses `EarlyEnd` stops; None if after none."""
+    end = EarlyEnd(patience, earlier)
+    end.set_model(Stopping())
+    for number, loss in enumerate(losses, 1):
+        end.on_epoch_end(number, {"loss": 0.0, **({} if loss is None else {"val_loss": loss})})
+        if end.model.stop_training:
+            return number
+    return None
+
+
+def test_early_end_waits_for_so_many_validations_without_a_lower_loss():
+    assert epochs_until_the_end([3, 2, 2, 2.5], patience=2) == 4  # an equal loss is not lower
+    assert epochs_until_the_end([3, 2, 2.5, 1, 1.5], patience=2) is None
+    assert epochs_until_the_end([3, 4], patience=1) == 2
+    assert epochs_until_the_end([3, None, None, 4, None, 5], patience=2) == 6  # not validated
+
+
+def test_early_end_of_a_run_that_was_cut_is_where_it_would_have_been():
+    assert epochs_until_the_end([2.5], patience=2, earlier=[3, 2, 2]) == 1
+    assert epochs_until_the_end([2.5, 2.5], patience=2, earlier=[3, 2]) == 2
 
 
 def test_trimmed_metrics_hold_each_step_once(tmp_path):
@@ -99,3 +158,11 @@ def test_trimmed_metrics_hold_each_step_once(tmp_path):
     assert path.read_text() == '{"step": 10, "loss": 1}\n'
     trim_metrics(tmp_path / "new.jsonl", 0)
     assert (tmp_path / "new.jsonl").read_text() == ""
+
+
+def test_a_line_that_was_cut_short_is_not_read(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"step": 4, "loss": 1}\n{"step": 4, "val_loss": 2}\n{"step": 8, "val_l')
+    assert read_metrics(path) == [{"step": 4, "loss": 1}, {"step": 4, "val_loss": 2}]
+    assert validation_losses(path) == [2]
+    assert read_metrics(tmp_path / "none.jsonl") == []

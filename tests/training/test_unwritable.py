@@ -8,10 +8,11 @@ import keras
 import numpy as np
 import pytest
 
-from keras_mae.settings.pretrain import PretrainSettings
-from keras_mae.tasks import pretrain as runs
+from keras_mae.errors import CheckpointError
+from keras_mae.settings.run import RunSettings
 from keras_mae.training import checkpoints as resume
-from keras_mae.training.checkpoints import CheckpointError, Checkpoints
+from keras_mae.training.checkpoints import Checkpoints
+from keras_mae.training.loop import Task, run
 
 
 def variables(value):
@@ -47,14 +48,20 @@ def test_a_directory_that_has_become_read_only(tmp_path, monkeypatch):
     assert checkpoints.load(variables(0.0)) == 1
 
 
-def test_other_files_of_a_run_name_the_directory(tmp_path, monkeypatch):
-    def full(*_):
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+class Fails(Task):
+    """A task that raises an error when it begins."""
 
-    monkeypatch.setattr(runs, "_pretrain", full)
-    settings = PretrainSettings(output_dir=str(tmp_path / "run"))
-    with pytest.raises(CheckpointError, match="run.* cannot be written: .*No space left"):
-        runs.pretrain(settings)
-    monkeypatch.setattr(runs, "_pretrain", lambda *_: (tmp_path / "missing").read_text())
+    def __init__(self, directory, error):
+        super().__init__(RunSettings(output_dir=str(directory), batch_size=1))
+        self.error = error
+
+    def load(self):
+        raise self.error
+
+
+def test_other_files_of_a_run_name_the_directory(tmp_path):
+    full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    with pytest.raises(CheckpointError, match=str(tmp_path / "run")):
+        run(Fails(tmp_path / "run", full))
     with pytest.raises(FileNotFoundError):  # not of writing: left as it is
-        runs.pretrain(settings)
+        run(Fails(tmp_path / "run", FileNotFoundError("missing")))

@@ -1,6 +1,7 @@
 import pytest
 
 from keras_mae.settings.finetune import RECIPES, FinetuneSettings
+from keras_mae.training.schedules import run_schedule
 
 SMALL, LARGE = (28, 28), (224, 224)
 
@@ -50,56 +51,77 @@ def test_few_images_get_more_epochs_and_a_batch_that_they_fill():
 
 def test_the_learning_rate_is_scaled_and_warmed_up():
     settings = resolved(LARGE, 5120, batch_size=512, epochs=100.0)
-    schedule = settings.learning_rate(5120)
+    schedule = run_schedule(settings, 5120)
     assert float(schedule(0)) == 0
     assert float(schedule(50)) == pytest.approx(1e-3 * 2)  # 5 epochs of 10 steps
     assert float(schedule(1000)) == pytest.approx(0, abs=1e-9)
-    short = resolved(LARGE, 5120, steps=40).learning_rate(5120)
+    short = run_schedule(resolved(LARGE, 5120, steps=40), 5120)
     assert float(short(2)) == pytest.approx(1e-3)  # warm-up keeps its share, 5 of 100
 
 
 @pytest.mark.parametrize(
-    "values, message",
+    "name, values",
     [
-        ({"epochs": 1, "steps": 1}, "`epochs` or `steps`"),
-        ({"protocol": "half"}, "`protocol` must be one of"),
-        ({"recipe": "mine"}, "`recipe` must be one of"),
-        ({"strategy": "tpu"}, "`strategy` must be one of"),
-        ({"train_examples": 0}, "`train_examples` must be greater than 0"),
-        ({"layer_decay": 1.2}, "`layer_decay` must be greater than 0 and at most 1"),
-        ({"layer_decay": 0}, "`layer_decay` must be greater than 0"),
-        ({"drop_path": 1.0}, "`drop_path` must be at least 0 and less than 1"),
-        ({"mixup": -1}, "`mixup` must be at least 0"),
-        ({"erasing": 1.5}, "`erasing` must be at least 0 and at most 1"),
-        ({"randaugment": [2, 11]}, "`randaugment` must be"),
-        ({"randaugment": [1, 2, 3]}, "`randaugment` must be"),
-        ({"knn": []}, "`knn` must be"),
-        ({"image_size": [1, 2, 3]}, "`image_size` must be one or two"),
-        ({"feature_views": 2}, "`feature_views` must be None or 0 but for protocol='linear'"),
-        ({"trainable_blocks": 1}, "`trainable_blocks` must be None but for protocol='partial'"),
-        ({"encoder": None}, "`encoder` must be given for protocol='full'"),
+        ("epochs", {"epochs": 1, "steps": 1}),
+        ("protocol", {"protocol": "half"}),
+        ("recipe", {"recipe": "mine"}),
+        ("strategy", {"strategy": "mirror"}),
+        ("tpu", {"tpu": "mine"}),
+        ("train_examples", {"train_examples": 0}),
+        ("layer_decay", {"layer_decay": 1.2}),
+        ("layer_decay", {"layer_decay": 0}),
+        ("drop_path", {"drop_path": 1.0}),
+        ("mixup", {"mixup": -1}),
+        ("erasing", {"erasing": 1.5}),
+        ("randaugment", {"randaugment": [2, 11]}),
+        ("randaugment", {"randaugment": [1.5, 9]}),
+        ("randaugment", {"randaugment": [1, 2, 3]}),
+        ("knn", {"knn": []}),
+        ("knn", {"knn": [0]}),
+        ("image_size", {"image_size": [1, 2, 3]}),
+        ("feature_views", {"feature_views": 2}),
+        ("trainable_blocks", {"trainable_blocks": 1}),
+        ("encoder", {"encoder": None}),
+        ("encoder", {"encoder": None, "protocol": "partial"}),
     ],
 )
-def test_a_setting_that_does_not_fit_is_named(values, message):
-    with pytest.raises(ValueError, match=message):
+def test_a_setting_that_does_not_fit_is_named(name, values):
+    with pytest.raises(ValueError, match=f"`{name}`"):
         FinetuneSettings(**{"encoder": "somewhere", **values})
 
 
+def test_an_encoder_is_needed_where_its_weights_are():
+    for protocol in ("scratch", "linear", "knn"):
+        assert FinetuneSettings(protocol=protocol).encoder is None
+
+
 def test_partial_has_one_block_unless_told():
-    assert FinetuneSettings("x", protocol="partial").trainable_blocks == 1
-    assert FinetuneSettings("x", protocol="partial", trainable_blocks=0).trainable_blocks == 0
+    assert resolved(protocol="partial").trainable_blocks == 1
+    assert resolved(protocol="partial", trainable_blocks=0).trainable_blocks == 0
+    assert resolved().trainable_blocks is None
 
 
-def test_many_images_have_fewer_views():
-    def views(num_examples):
-        return resolved(num_examples=num_examples, protocol="linear").feature_views
+def test_few_images_have_more_views_and_a_longer_probe():
+    """8,000 views in all, 16 of an image at most, and 2,000 steps at least."""
 
-    assert (views(4000), views(62_500), views(125_000), views(3_000_000)) == (16, 16, 8, 1)
-    assert resolved(LARGE, 4000, protocol="linear").feature_views == 0  # the paper's
+    def probe(num_examples, image_size=SMALL):
+        return resolved(image_size, num_examples, protocol="linear")
+
+    counts = (100, 500, 1000, 4000, 8000, 100_000)
+    assert [probe(n).feature_views for n in counts] == [16, 16, 8, 2, 1, 1]
+    assert [probe(n).total_steps(n) for n in (100, 500)] == [2000, 2000]
+    assert probe(50_000).epochs == 90
+    assert probe(4000, LARGE).feature_views == 0  # the paper's
 
 
 def test_views_that_are_kept_cannot_be_mixed():
     assert resolved(protocol="linear").feature_views > 0
-    with pytest.raises(ValueError, match="`feature_views` must be 0 with mixup"):
+    with pytest.raises(ValueError, match="`feature_views`"):
         resolved(protocol="linear", cutmix=1.0)
     assert resolved(protocol="linear", cutmix=1.0, feature_views=0).cutmix == 1
+
+
+def test_a_complete_one_is_its_own_completion():
+    for protocol in ("full", "linear", "partial", "scratch", "knn"):
+        complete = resolved(protocol=protocol)
+        assert complete.with_recipe(SMALL, 4000) == complete

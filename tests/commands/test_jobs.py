@@ -5,7 +5,7 @@ import signal
 import pytest
 
 from keras_mae.commands.jobs import Job, finished, run_jobs, time_left
-from keras_mae.training.checkpoints import Interrupted
+from keras_mae.errors import Interrupted
 
 
 @pytest.fixture(autouse=True)
