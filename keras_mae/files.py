@@ -16,7 +16,6 @@ import numpy as np
 
 from keras_mae.version import __version__
 
-
 _NUMBERS = re.compile(r"\[\s+-?\d[^\[\]{}\"]*\]")
 
 
@@ -43,7 +42,9 @@ def atomic_path(path):
 def write_json(path, values):
     """Write `values` as indented JSON, a list of numbers in one line, atomically."""
     text = json.dumps(values, indent=2, default=str)
-    text = _NUMBERS.sub(lambda match: " ".join(match[0].split()).replace("[ ", "[").replace(" ]", "]"), text)
+    text = _NUMBERS.sub(
+        lambda match: " ".join(match[0].split()).replace("[ ", "[").replace(" ]", "]"), text
+    )
     with atomic_path(path) as temporary:
         temporary.write_text(text + "\n")
 

@@ -70,7 +70,7 @@ is there.
     "export": Command(
         "keras_mae.commands.export_settings:export_settings",
         "keras_mae.commands.functions:export",
-        """Export an encoder or a classifier for use without this library, and check what was written.
+        """Export an encoder or a classifier for use without this library, and check the files.
 
 Every format needs `pip install "keras_mae[export]"`, a SavedModel only for its warm-up requests
 (--nowarmup).
@@ -111,10 +111,11 @@ its name only when it is whole, and OUTPUT.index.json last: if it is there, all 
     "serve-check": Command(
         "keras_mae.settings.tools:ServeCheckSettings",
         "keras_mae.commands.functions:serve_check",
-        """Check that TF Serving will serve a SavedModel, without its binary, and print how to ask it.
+        """Check that TF Serving will serve a SavedModel, and print how to ask it.
 
-Opens the model with the loader of sessions, as the server does; sends itself the warm-up requests;
-and calls it over gRPC with TF Serving's own client and messages. Needs
+The server's binary is not needed. The check opens the model with the loader of sessions, as the
+server does, sends itself the warm-up requests, and calls it over gRPC with TF Serving's own client
+and messages. It needs
 `pip install "keras_mae[export]"`.
 
     {program} --saved_model=exported/encoder""",

@@ -14,7 +14,7 @@ import keras
 
 from keras_mae.commands.jobs import Job, Outcome, finished, run_jobs
 from keras_mae.commands.report_jobs import JobMaker, labels_text, value_text
-from keras_mae.commands.report_page import write_report
+from keras_mae.commands.report_page import headline, write_report
 from keras_mae.errors import Interrupted
 from keras_mae.evaluation.comparison import summarise
 from keras_mae.files import environment
@@ -95,7 +95,7 @@ def report(settings):
         write_report({**facts, **summarise_cells(cells, jobs, outcome)}, directory)
         raise
     summary = {**facts, **summarise_cells(cells, jobs, outcome)}
-    print(f"Wrote {write_report(summary, directory)}")
+    print(f"{headline(summary)}\nWrote {write_report(summary, directory)}")
     return summary
 
 

@@ -28,7 +28,7 @@ def write_report(summary, directory):
 
 def page(summary):
     """Return the text of `report.md`: Markdown, the same for the same summary."""
-    sections = [_header(summary)]
+    sections = [_header(summary, headline(summary))]
     if summary["accuracy"]:
         sections += [_accuracy(summary), _statements(summary)]
     if _curve(summary)[0]:
@@ -84,7 +84,40 @@ def _best(rows, names, labels):
     return max(means, key=means.get) if means else None
 
 
-def _header(summary):
+def headline(summary):
+    """Return what came out in a sentence or two; empty where nothing has been measured yet.
+
+    Args:
+        summary: see `write_report`.
+    """
+    rows = summary["accuracy"]
+    sentences = []
+    for name, other, words in (
+        ("fine-tuned", "from scratch", "Fine-tuned"),
+        ("pre-trained, linear probe", "random init, linear probe", "A linear probe"),
+    ):
+        if name not in rows:
+            continue
+        labels = min(rows[name]["labels"], key=lambda text: int(text.split()[0].replace(",", "")))
+        own = rows[name]["labels"][labels]
+        text = f"{words} with {labels}, the encoder has {format_accuracy(own)}"
+        against = rows.get(other, {"labels": {}})["labels"].get(labels)
+        if against is not None:
+            result = compare(own["values"], against["values"], summary["heldout_images"])
+            text += f"; {other.split(',')[0]} has {format_accuracy(against)}"
+            text += f" ({result[1]})" if result else ""
+        sentences.append(f"{text}.")
+    for setting, values in summary["sweeps"].items():
+        for panel in list(dict.fromkeys(p for v in values for p in v["accuracy"]))[:1]:
+            measured = {v["value"]: v["accuracy"][panel] for v in values if panel in v["accuracy"]}
+            best = max(measured, key=lambda value: measured[value]["mean"])
+            sentences.append(
+                f"Of {setting}, {best} is highest: {format_accuracy(measured[best])} ({panel})."
+            )
+    return " ".join(sentences)
+
+
+def _header(summary, first):
     # Of the jobs, which may have been done over a time; of this page where there are none yet.
     environments = summary["environments"] or [summary["report_environment"]]
     height, width = summary["image_size"]
@@ -98,7 +131,8 @@ def _header(summary):
         *(f"- Versions: {_versions(environment)}." for environment in environments),
     ]
     title = f"# What the encoder is good for: {summary['dataset']}"
-    return f"{title}\n\n    {summary['command']}\n\n" + "\n".join(lines)
+    first = f"{first}\n\n" if first else ""
+    return f"{title}\n\n{first}    {summary['command']}\n\n" + "\n".join(lines)
 
 
 def _versions(environment):

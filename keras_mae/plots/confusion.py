@@ -28,8 +28,9 @@ def confusion_figure(matrix, path, class_names=None):
     axis.set_ylabel("true")
     if count <= MOST_NUMBERED:
         turned = max(map(len, names)) > 3
-        axis.set_xticks(range(count), names, rotation=90 if turned else 0)
-        axis.set_yticks(range(count), names)
+        # As they are written: a name may hold a dollar sign, which would begin a formula.
+        axis.set_xticks(range(count), names, rotation=90 if turned else 0, parse_math=False)
+        axis.set_yticks(range(count), names, parse_math=False)
         for (row, column), value in np.ndenumerate(matrix):
             if value:
                 colour = "white" if share[row, column] > 0.5 else "black"

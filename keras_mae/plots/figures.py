@@ -1,12 +1,14 @@
 """The figures of a run: reconstructions side by side, and the loss over steps."""
 
 import json
+import warnings
 from pathlib import Path
 
 import numpy as np
 from keras import ops
 
 from keras_mae.files import atomic_path
+from keras_mae.pixels import denormalize
 
 IMAGES_IN_A_ROW = 8
 
@@ -66,7 +68,9 @@ def loss_figure(metrics_path, path, baselines=None):
     for key, label in (("loss", "training"), ("val_loss", "held out")):
         points = [(line["step"], line[key]) for line in lines if key in line]
         if points:
-            axis.plot(*zip(*points, strict=True), label=label, linewidth=1)
+            # A line of one point would not be seen.
+            marker = "o" if len(points) == 1 else None
+            axis.plot(*zip(*points, strict=True), label=label, linewidth=1, marker=marker)
     for name, value in (baselines or {}).items():
         axis.axhline(value, color="gray", linestyle="--", linewidth=1, label=name)
     axis.set_xlabel("step")
@@ -78,7 +82,7 @@ def loss_figure(metrics_path, path, baselines=None):
 
 def _pixels(model, images):
     """Return normalised images as float `(B, H, W, C)` in [0, 1]."""
-    return np.clip(ops.convert_to_numpy(images) * model.std + model.mean, 0, 1)
+    return denormalize(ops.convert_to_numpy(images), model.mean, model.std)
 
 
 def _pixel_mask(model, mask):
@@ -100,5 +104,8 @@ def new_figure(width, height):
 
 
 def save_figure(figure, path):
-    with atomic_path(path) as temporary:
+    """Write a figure as a PNG file, atomically."""
+    with atomic_path(path) as temporary, warnings.catch_warnings():
+        # Names from outside may be in letters that the font has not; they are drawn as boxes.
+        warnings.filterwarnings("ignore", message="Glyph .* missing from")
         figure.savefig(temporary, dpi=150)

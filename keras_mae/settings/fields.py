@@ -1,7 +1,7 @@
-"""A setting is one field of a frozen dataclass: type, default, bounds, help, whether it fixes numbers.
+"""A setting is one field of a frozen dataclass: type, default, bounds, help, what it fixes.
 
-Flags, `--help`, checks, sweeps, `config.json` and the comparison on resume are made of these fields.
-Nothing heavy is imported here: a wrong flag is told at once.
+Flags, `--help`, checks, sweeps, `config.json` and the comparison on resume are made of these
+fields. Nothing heavy is imported here: a wrong flag is told at once.
 """
 
 import dataclasses

@@ -257,7 +257,12 @@ class FinetuneSettings(RunSettings):
         shown=BY_RECIPE,
     )
     erasing: float | None = setting(
-        None, "Chance that a box of an image is erased.", AUGMENTED, least=0, most=1, shown=BY_RECIPE
+        None,
+        "Chance that a box of an image is erased.",
+        AUGMENTED,
+        least=0,
+        most=1,
+        shown=BY_RECIPE,
     )
     feature_views: int | None = setting(
         None,

@@ -83,12 +83,8 @@ class PretrainSettings(RunSettings):
         above=0,
         below=1,
     )
-    masking: str = setting(
-        "random", "Which patches are removed.", MODEL, choices=MASKINGS
-    )
-    norm_pix_loss: bool = setting(
-        True, "Predict patches that are normalized each.", MODEL
-    )
+    masking: str = setting("random", "Which patches are removed.", MODEL, choices=MASKINGS)
+    norm_pix_loss: bool = setting(True, "Predict patches that are normalized each.", MODEL)
     decoder_attention: str = setting(
         "self", "What the decoder attends to.", MODEL, choices=DECODER_ATTENTION
     )
@@ -97,9 +93,7 @@ class PretrainSettings(RunSettings):
     )
     weight_decay: float = changed(RunSettings, "weight_decay", 0.05)
     resize: str = setting("bilinear", "Of the random crops.", DATA, choices=RESIZES)
-    crops_per_image: int = setting(
-        1, "Crops taken of each decoded image.", DATA, least=1
-    )
+    crops_per_image: int = setting(1, "Crops taken of each decoded image.", DATA, least=1)
     probe: bool = setting(
         True,
         "Of labelled images, print accuracies at the end.",
@@ -166,4 +160,3 @@ def _choice_for(typical_size):
     patch = preset_config(other)["patch_size"]
     side = min(LARGEST_IMAGE, max(min(typical_size) // patch, 2) * patch)
     return other, None if side == preset_config(other)["image_size"] else (side,)
-

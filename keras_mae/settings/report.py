@@ -13,7 +13,7 @@ from keras_mae.settings.fields import (
 )
 from keras_mae.settings.finetune import FinetuneSettings
 from keras_mae.settings.pretrain import PretrainSettings
-from keras_mae.settings.run import DATA, DEVICES, EVALUATION, MODEL, OUTPUT, RunSettings, words_of
+from keras_mae.settings.run import DATA, EVALUATION, MODEL, RunSettings, words_of
 
 PROBED_BLOCKS = 4  # Caron et al. 2021, arXiv:2104.14294, section F.2, of small models
 PARTS = {
@@ -32,9 +32,7 @@ SETTINGS = "Settings of the runs it is made of"
 
 def _varied(cls):
     """Return the names of the settings that a report can give other values."""
-    return [
-        f.name for f in dataclasses.fields(cls) if spec_of(f).sweep and spec_of(f).fixes
-    ]
+    return [f.name for f in dataclasses.fields(cls) if spec_of(f).sweep and spec_of(f).fixes]
 
 
 def _assigned(argument, cls):
@@ -89,9 +87,7 @@ class ReportSettings(Settings):
         "measure each. Values with commas of their own are divided by slashes. Can be given "
         "several times.",
         SETTINGS,
-        multi=lambda texts: parse_sweep(
-            PretrainSettings, texts, allowed=_varied(PretrainSettings)
-        ),
+        multi=lambda texts: parse_sweep(PretrainSettings, texts, allowed=_varied(PretrainSettings)),
         first=6,
         shown="none",
     )

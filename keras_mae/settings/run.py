@@ -177,8 +177,8 @@ class RunSettings(Settings):
             ":".join(self.dataset.split(":")[:2])
         ):
             yield (
-                f"`dataset` must be one of {registry.names(SOURCES)}, with :ARGUMENT where it takes "
-                f"one, or MODULE:CLASS[:ARGUMENT] for your own. Received: {self.dataset!r}"
+                f"`dataset` must be one of {registry.names(SOURCES)}, with :ARGUMENT where it "
+                f"takes one, or MODULE:CLASS[:ARGUMENT] for your own. Received: {self.dataset!r}"
             )
         if self.epochs is not None and self.steps is not None:
             yield (

@@ -1,4 +1,4 @@
-"""The settings of the commands that are no runs: reconstruct, convert, records, export, serve-check."""
+"""The settings of the commands that are no runs: reconstruct, convert, export and others."""
 
 import dataclasses
 

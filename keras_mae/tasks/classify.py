@@ -205,9 +205,7 @@ class Classify(ImageTask):
             return {}
         if self.on_features:
             predict = self._predictor()
-            self.features, self.labels = view_features(
-                predict, self.train, self.settings, pixels
-            )
+            self.features, self.labels = view_features(predict, self.train, self.settings, pixels)
             queries, wanted = extract_features(predict, self.evaluation[1])
             self._validation = _batched(queries, np.eye(self.num_classes)[wanted])
         else:
@@ -510,5 +508,3 @@ def rates_table(model, optimizer):
             f"{decays.get(id(v), 0):>5.3g}  {'yes' if trained else 'no'}"
         )
     return "\n".join(lines)
-
-

@@ -128,7 +128,9 @@ def device_line(workers, settings):
     import keras
 
     names = keras.distribution.list_devices()
-    kind = "GPU" if any("gpu" in name.lower() or "cuda" in name.lower() for name in names) else "CPU"
+    kind = (
+        "GPU" if any("gpu" in name.lower() or "cuda" in name.lower() for name in names) else "CPU"
+    )
     kind = "TPU" if settings.strategy == "tpu" else kind
     replicas = f"{workers.replicas} {kind}s" if workers.replicas > 1 else kind
     compiled = ", compiled by XLA" if settings.jit else ""

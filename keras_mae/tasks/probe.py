@@ -79,9 +79,7 @@ class LinearProbe(Task):
         return {"steps": self.total_steps}
 
 
-def linear_probe(
-    features, labels, queries, wanted, num_classes, settings=None, num_examples=None
-):
+def linear_probe(features, labels, queries, wanted, num_classes, settings=None, num_examples=None):
     """Train a linear classifier on features that were computed once, and return its accuracy.
 
     Batch normalisation without scale and offset, a linear layer, LARS with momentum .9 and no
@@ -220,6 +218,7 @@ def encoder_predictor(encoder, pooling, blocks=1, jit=False):
         pooling, blocks: see `ViTClassifier`'s `pooling` and `pooled_blocks`.
         jit: bool. Whether XLA compiles it, on TensorFlow.
     """
+
     def features(images):
         tokens = encoder(images, training=False, last_blocks=blocks)
         return pool_tokens(keras.ops.cast(tokens, "float32"), pooling)

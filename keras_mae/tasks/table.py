@@ -1,9 +1,8 @@
-"""The table that a pre-training ends with: linear probe and neighbours of three sets of features."""
+"""The table that a pre-training ends with: probe and neighbours of three sets of features."""
 
 from keras_mae.data import eval_dataset
 from keras_mae.evaluation.features import extract_features
 from keras_mae.evaluation.knn import knn_accuracy
-from keras_mae.layers.pooling import pool_tokens
 from keras_mae.tasks.probe import (
     EVAL_BATCH,
     describe_probe,
@@ -54,7 +53,9 @@ class FeatureTable:
         """Measure an encoder's features."""
         settings = self.probe
         predict = encoder_predictor(encoder, settings.pooling, settings.pooled_blocks, self.jit)
-        self._add(name, predict, lambda images: pool_tokens(encoder.predict_on_batch(images), "mean"))
+        self._add(
+            name, predict, lambda images: pool_tokens(encoder.predict_on_batch(images), "mean")
+        )
 
     def _add(self, name, predict, predict_plain):
         train, heldout = (

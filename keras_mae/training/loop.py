@@ -1,4 +1,4 @@
-"""The one loop of all runs: directory, exact resume, signals, logs, checkpoints, validation, workers.
+"""The one loop of all runs: directory, exact resume, signals, logs, checkpoints, validation.
 
 A task (`Task`) is what is left: its model, its batches, and what is written at the end.
 """
@@ -272,8 +272,9 @@ class _Run:
         return {"training_seconds": seconds, **early, **task.finish()}
 
     def _fit(self, baselines):
-        """Train from the last good checkpoint, or from the start, to the end; return the last step."""
-        task, workers, settings, model = self.task, self.workers, self.task.settings, self.task.model
+        """Train from the last good checkpoint to the end, and return the last step."""
+        task, workers = self.task, self.workers
+        settings, model = task.settings, task.model
         if not task.total_steps:
             return 0
         if not task.writes:
@@ -387,6 +388,8 @@ def _wait_for(path, seconds=10):
 
 
 def _is_out_of_memory(error):
-    return isinstance(error, MemoryError) or type(error).__name__ == "ResourceExhaustedError" or (
-        "RESOURCE_EXHAUSTED" in str(error)
+    return (
+        isinstance(error, MemoryError)
+        or type(error).__name__ == "ResourceExhaustedError"
+        or ("RESOURCE_EXHAUSTED" in str(error))
     )
