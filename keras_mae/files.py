@@ -42,9 +42,7 @@ def atomic_path(path):
 def write_json(path, values):
     """Write `values` as indented JSON, a list of numbers in one line, atomically."""
     text = json.dumps(values, indent=2, default=str)
-    text = _NUMBERS.sub(
-        lambda match: " ".join(match[0].split()).replace("[ ", "[").replace(" ]", "]"), text
-    )
+    text = _NUMBERS.sub(lambda match: f"[{' '.join(match[0][1:-1].split())}]", text)
     with atomic_path(path) as temporary:
         temporary.write_text(text + "\n")
 

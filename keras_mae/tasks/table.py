@@ -53,9 +53,7 @@ class FeatureTable:
         """Measure an encoder's features."""
         settings = self.probe
         predict = encoder_predictor(encoder, settings.pooling, settings.pooled_blocks, self.jit)
-        self._add(
-            name, predict, lambda images: pool_tokens(encoder.predict_on_batch(images), "mean")
-        )
+        self._add(name, predict, encoder_predictor(encoder, "mean", jit=self.jit))
 
     def _add(self, name, predict, predict_plain):
         train, heldout = (
