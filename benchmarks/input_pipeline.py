@@ -32,11 +32,12 @@ from PIL import Image
 from keras_mae.data import load_source, pretrain_dataset
 from keras_mae.data.tfrecords import write_tfrecords
 
-IMAGES = flags.DEFINE_integer("images", 1200, "Number of JPEGs.", lower_bound=8)
+BATCH, SIZE, WORKERS = 64, 224, 2
+
+# With less than a batch the loop over Pillow's images would give none, for ever.
+IMAGES = flags.DEFINE_integer("images", 1200, "Number of JPEGs.", lower_bound=BATCH)
 ROUNDS = flags.DEFINE_integer("rounds", 5, "Times that each way is run.", lower_bound=1)
 OUTPUT = flags.DEFINE_string("output", None, "JSON file for the figures. Default: none.")
-
-BATCH, SIZE, WORKERS = 64, 224, 2
 
 
 def make_images(folder, count):

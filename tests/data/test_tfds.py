@@ -1,7 +1,6 @@
 """tensorflow-datasets for real: built from the embedded digits, prepared to disk, read back."""
 
 import sys
-import time
 
 import numpy as np
 import pytest
@@ -126,16 +125,16 @@ def test_mock_data(name):
         assert next(iter(eval_dataset(source, **settings)))[1].shape == (5,)
 
 
-def test_not_prepared_is_said_at_once(tmp_path, monkeypatch):
+def test_not_prepared_is_said_without_a_download(tmp_path, monkeypatch):
     monkeypatch.setattr(tfds.core.constants, "DATA_DIR", str(tmp_path))
-    start = time.monotonic()
+    builder = tfds.core.DatasetBuilder
+    monkeypatch.setattr(builder, "download_and_prepare", lambda *_, **__: pytest.fail("download"))
     with pytest.raises(ValueError, match=r"`dataset`.*cifar10.*download_and_prepare"):
         load_source("tfds:cifar10")
     with pytest.raises(ValueError, match="`dataset`.*no_such_data_set"):
         load_source("tfds:no_such_data_set")
     with pytest.raises(ValueError, match="`dataset`.*imdb_reviews"):
         load_source("tfds:imdb_reviews")
-    assert time.monotonic() - start < 20
 
 
 def test_extra_that_is_not_installed(monkeypatch):
