@@ -2,20 +2,20 @@
 
 import json
 import os
+import sys
 from pathlib import Path
 
 import keras
 import numpy as np
 
 import keras_mae
-from keras_mae.data import evaluation_transform, load_image, load_source
-from keras_mae.files import save_model
+from keras_mae.data import evaluation_transform, load_image
+from keras_mae.files import printable, save_model
 from keras_mae.models.weights import get_weights
 from keras_mae.pixels import normalize
 from keras_mae.settings.tools import size_argument
 
 LARGEST_DIFFERENCE = 1e-5  # of what was written and read back
-SHARD_BYTES = 128 * 2**20
 
 
 def report(settings):
@@ -104,22 +104,21 @@ def largest_differences(model, other):
 
 def records(settings):
     """Pack a folder of images into TFRecord files."""
-    from keras_mae.data.tfrecords import write_tfrecords
+    from keras_mae.data.tfrecords import make_tfrecords
 
     left_out = []
 
     def on_error(path, error):
         left_out.append(path)
-        print(f"left out {path}: {error}")
+        print(f"left out {printable(path)}: {error}", file=sys.stderr)
 
-    source = load_source(f"folder:{settings.folder}")
-    num_shards = settings.num_shards or min(
-        source.num_examples, -(-source.num_bytes() // SHARD_BYTES) or 1
+    index = make_tfrecords(
+        settings.folder, settings.output, num_shards=settings.num_shards, on_error=on_error
     )
-    index = write_tfrecords(source, settings.output, num_shards=num_shards, on_error=on_error)
     print(
-        f"{index['num_examples']} images in {num_shards} files {settings.output}-*.tfrecord, "
-        f"{index['num_classes'] or 'no'} classes, {len(left_out)} files left out"
+        f"{index['num_examples']} images in {len(index['shards'])} files "
+        f"{settings.output}-*.tfrecord, {index['num_classes'] or 'no'} classes, "
+        f"{len(left_out)} files left out"
     )
 
 

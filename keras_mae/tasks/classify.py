@@ -340,7 +340,7 @@ class Classify(ImageTask):
         ]
         if "stopped_early_at_step" in results:
             lines.append(f"It stopped early, at step {results['stopped_early_at_step']:,}.")
-        lines.append(self.heldout_note(results["heldout_examples"]))
+        lines.append(self.heldout_note())
         return "\n".join(line for line in lines if line)
 
 

@@ -6,7 +6,6 @@ from keras_mae.data import SkipLog, eval_dataset, load_source
 from keras_mae.training.loop import Task
 
 EVAL_BATCH = 250
-FEW_HELDOUT = 50  # images, below which an accuracy says little
 
 
 class ImageTask(Task):
@@ -111,16 +110,10 @@ class ImageTask(Task):
                 f"Received: {self.settings.batch_size:,}"
             )
 
-    def heldout_note(self, count=None):
+    def heldout_note(self):
         """Return a line that says how little a small held-out part can tell, or ""."""
-        count = self.heldout.num_examples if count is None else count
-        if count >= FEW_HELDOUT:
-            return ""
-        images = "image is" if count == 1 else "images are"
-        return (
-            f"Only {count} {images} held out: each is {100 / count:.0f} points of an accuracy, "
-            "which says little."
-        )
+        note = self.heldout.split_note
+        return f"Only {note}." if note else ""
 
 
 def device_line(workers, settings):

@@ -263,7 +263,7 @@ class Pretrain(ImageTask):
             )
         if "accuracy" in results:
             lines.append(f"\n{format_table(results)}")
-            lines.append(self.heldout_note(results.get("probe", {}).get("heldout")))
+            lines.append(self.heldout_note())
         return "\n".join(line for line in lines if line)
 
 
