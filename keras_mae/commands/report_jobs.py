@@ -193,7 +193,7 @@ class JobMaker:
             )
             found = knn_predict(features, labels, queries, self.num_classes, ks=ks)
             accuracy = {str(k): float(np.mean(found[k] == wanted)) for k in ks}
-            views = view_features(pixel_predictor, train, probe, form)
+            views = view_features(pixel_predictor, train, probe, form, (features, labels))
             accuracy["linear"] = linear_probe(
                 *views, queries, wanted, self.num_classes, probe, train.num_examples
             )

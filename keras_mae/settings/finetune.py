@@ -266,7 +266,8 @@ class FinetuneSettings(RunSettings):
     )
     feature_views: int | None = setting(
         None,
-        "For linear: augmented views of an image, computed once; 0: anew in each epoch.",
+        "For linear: views of an image, computed once, the first one as it is evaluated, others "
+        "augmented; 0: augmented anew in each epoch.",
         AUGMENTED,
         least=0,
         shown=BY_RECIPE,

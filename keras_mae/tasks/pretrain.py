@@ -168,9 +168,6 @@ class Pretrain(ImageTask):
         self.baseline = mean_predictor_loss(self.model, *self.probe_sets)
         if labelled:
             self.table = FeatureTable(settings, train, heldout, self.model.encoder, self.skips)
-            self.table.add_pixels()
-            with self.workers.one_device():
-                self.table.add_encoder("encoder, random init", self._local_copy().encoder)
         return {"mean_predictor": self.baseline}
 
     def _check_heldout(self):
@@ -208,6 +205,8 @@ class Pretrain(ImageTask):
             model = self._local_copy()
             self.write_encoder_and_figures(model)
             if self.table is not None:
+                self.table.add_pixels()
+                self.table.add_encoder("encoder, random init", self._untrained())
                 self.table.add_encoder("encoder, pre-trained", model.encoder)
                 results.update(self.table.results())
         return results
@@ -236,6 +235,11 @@ class Pretrain(ImageTask):
             directory / "figures" / "loss.png",
             {"per-position mean predictor": self.baseline},
         )
+
+    def _untrained(self):
+        """Return the encoder as it was before the first step: the seed's."""
+        keras.utils.set_random_seed(self.settings.seed)
+        return build_autoencoder(self.settings, self.source, self.total_steps).encoder
 
     def _local_copy(self):
         """Return a copy of the model on one device of this worker; itself if it is on one.

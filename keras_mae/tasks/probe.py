@@ -243,23 +243,25 @@ def compiled_function(function, jit=False):
     return function
 
 
-def view_features(predict, source, settings, pixels):
-    """Return (features, labels) of the augmented views of a source's images, view after view.
+def view_features(predict, source, settings, pixels, plain=None):
+    """Return (features, labels) of several views of a source's images, view after view.
+
+    The first view is the image as it is evaluated; the others are augmented.
 
     Args:
         predict: function, normalised images to `(B, D)`.
         source: a labelled `Source`.
-        settings: a complete `FinetuneSettings`; without `feature_views`, or with
-            `augmentation="none"`, each image is seen once, as it is evaluated.
+        settings: a complete `FinetuneSettings`: `feature_views` and how they are augmented.
         pixels: dict, `image_size`, `mean`, `std` and `on_skip` of the data sets.
+        plain: (features, labels) of the first view, where they are known.
     """
-    from keras_mae.data import eval_dataset
-    from keras_mae.data.finetune import finetune_dataset
+    from keras_mae.data import eval_dataset, finetune_dataset
 
-    views = settings.feature_views
-    if not views or settings.augmentation == "none":
-        return extract_features(predict, eval_dataset(source, batch_size=EVAL_BATCH, **pixels))
-    count = views * source.num_examples
+    if plain is None:
+        plain = extract_features(predict, eval_dataset(source, batch_size=EVAL_BATCH, **pixels))
+    count = (settings.feature_views - 1) * source.num_examples
+    if count <= 0 or settings.augmentation == "none":
+        return plain
     batches = finetune_dataset(
         source,
         batch_size=EVAL_BATCH,
@@ -272,10 +274,11 @@ def view_features(predict, source, settings, pixels):
         **pixels,
     )
     batches = batches.take(-(-count // EVAL_BATCH))
-    features, labels = extract_features(
+    more = extract_features(
         predict, ((images, np.argmax(labels, axis=1)) for images, labels in batches)
     )
-    return features[:count], labels[:count]  # the last batch has begun one view more
+    # The last batch has begun one view more.
+    return tuple(np.concatenate([a, b[:count]]) for a, b in zip(plain, more, strict=True))
 
 
 def pixel_predictor(images):

@@ -47,28 +47,27 @@ class FeatureTable:
 
     def add_pixels(self, name="raw pixels"):
         """Measure raw pixels."""
-        self._add(name, pixel_predictor, pixel_predictor)
+        self._add(name, pixel_predictor, lambda features: features)
 
     def add_encoder(self, name, encoder):
-        """Measure an encoder's features."""
-        settings = self.probe
-        predict = encoder_predictor(encoder, settings.pooling, settings.pooled_blocks, self.jit)
-        self._add(name, predict, encoder_predictor(encoder, "mean", jit=self.jit))
+        """Measure an encoder's features; neighbours by the mean of the patches' tokens."""
+        pooling, blocks = self.probe.pooling, self.probe.pooled_blocks
+        predict = encoder_predictor(encoder, pooling, blocks, self.jit)
+        # "both" has the class tokens first.
+        skip = blocks * encoder.hidden_dim if pooling == "both" else 0
+        self._add(name, predict, lambda features: features[:, skip:])
 
-    def _add(self, name, predict, predict_plain):
+    def _add(self, name, predict, of_neighbours):
         train, heldout = (
-            eval_dataset(part, batch_size=EVAL_BATCH, **self.pixels)
+            extract_features(predict, eval_dataset(part, batch_size=EVAL_BATCH, **self.pixels))
             for part in (self.train, self.heldout)
         )
-        views = view_features(predict, self.train, self.probe, self.pixels)
-        queries = extract_features(predict, heldout)
-        classes = self.train.num_classes
-        plain = [extract_features(predict_plain, part) for part in (train, heldout)]
+        views = view_features(predict, self.train, self.probe, self.pixels, train)
+        classes, count = self.train.num_classes, self.train.num_examples
+        near = [(of_neighbours(features), labels) for features, labels in (train, heldout)]
         self.rows[name] = {
-            "linear_probe": linear_probe(
-                *views, *queries, classes, self.probe, self.train.num_examples
-            ),
-            "knn": knn_accuracy(*plain[0], *plain[1], classes, k=min(self.k, len(plain[0][0]))),
+            "linear_probe": linear_probe(*views, *heldout, classes, self.probe, count),
+            "knn": knn_accuracy(*near[0], *near[1], classes, k=min(self.k, len(train[0]))),
         }
 
     def results(self):
@@ -93,8 +92,9 @@ def format_table(results):
         )
         blocks = "last block" if about["blocks"] == 1 else f"last {about['blocks']} blocks"
         views = f"{about['views']} views" if about["views"] > 1 else "1 view"
+        neighbours = "class token" if about["pooling"] == "token" else "mean"
         lines.append(
             f"Linear probe: {pooling} of the {blocks}, {views} of each of {about['train']:,} "
-            f"images, {about['steps']:,} steps. kNN: mean of the last block."
+            f"images, {about['steps']:,} steps. kNN: {neighbours} of the last block."
         )
     return "\n".join(lines)
