@@ -4,11 +4,11 @@ import subprocess
 import sys
 
 import pytest
-from keras_mae.settings.tools import FORMATS, ExportSettings
 from shaken import encoder
 
 from keras_mae import registry
 from keras_mae.export import Format, Option, calibration, compare, export_encoder
+from keras_mae.settings.tools import FORMATS, ExportSettings
 
 pytestmark = pytest.mark.export
 NAMES = registry.names(FORMATS)
