@@ -6,9 +6,9 @@ import pytest
 import tensorflow as tf
 
 from keras_mae.data import load_source
+from keras_mae.errors import NonFiniteLossError
 from keras_mae.settings import FinetuneSettings, PretrainSettings
 from keras_mae.tasks.pretrain import pretrain
-from keras_mae.errors import NonFiniteLossError
 
 SHORT = {"steps": 70, "batch_size": 64, "jit": False, "probe_images": 300}
 
