@@ -146,7 +146,9 @@ class MetricsLog(keras.callbacks.Callback):
         if self._is_logged(batch, self._epoch_start + batch + 1):
             sync_variables(self.model)
             # Of the step to come: afterwards the optimizer tells the next step's.
-            self._learning_rate = float(self.model.optimizer.learning_rate)
+            self._learning_rate = float(
+                keras.ops.convert_to_numpy(self.model.optimizer.learning_rate)
+            )
 
     def _is_logged(self, batch, step):
         if (getattr(self.model, "steps_per_execution", 1) or 1) > 1:

@@ -12,6 +12,7 @@ from forks import Forks
 
 import keras_mae  # noqa: F401 (registers the classes)
 
+pytestmark = pytest.mark.runs
 SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "pretrain.py"
 
 
@@ -66,7 +67,7 @@ def test_strategies_that_jax_has_not_are_refused(monkeypatch):
     from keras_mae.training import devices as strategy
 
     monkeypatch.setattr(strategy.keras.backend, "backend", lambda: "jax")
-    with pytest.raises(ValueError, match="must be 'auto' or 'one_device' on the jax backend"):
+    with pytest.raises(ValueError, match="`strategy`"):
         strategy.make_strategy("mirrored")
-    with pytest.raises(ValueError, match="xla_force_host_platform_device_count"):
+    with pytest.raises(ValueError, match="`logical_devices`"):
         strategy.make_strategy("auto", logical_devices=2)

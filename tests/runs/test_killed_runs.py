@@ -19,7 +19,7 @@ _SPEC.loader.exec_module(kill_test)
 
 STEPS = 120
 
-pytestmark = pytest.mark.usefixtures("small_preset")
+pytestmark = [pytest.mark.runs, pytest.mark.usefixtures("small_preset")]
 
 
 @pytest.mark.slow

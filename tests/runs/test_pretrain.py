@@ -6,13 +6,13 @@ import pytest
 import tensorflow as tf
 
 from keras_mae.data import load_source
-from keras_mae.settings.pretrain import PretrainSettings
+from keras_mae.errors import NonFiniteLossError
+from keras_mae.settings import FinetuneSettings, PretrainSettings
 from keras_mae.tasks.pretrain import pretrain
-from keras_mae.training import NonFiniteLossError
 
 SHORT = {"steps": 70, "batch_size": 64, "jit": False, "probe_images": 300}
 
-pytestmark = pytest.mark.usefixtures("small_preset")
+pytestmark = [pytest.mark.runs, pytest.mark.usefixtures("small_preset")]
 
 
 @pytest.fixture(scope="module")
@@ -40,8 +40,11 @@ def test_the_output_directory_is_whole(run):
 
 
 def test_config_says_all_that_fixes_the_run(run):
+    """Complete settings: a recipe may change, and the run is what it was."""
     config = json.loads((run[0] / "config.json").read_text())
     assert config["settings"]["batch_size"] == 64 and config["settings"]["seed"] == 0
+    assert config["run"]["preset"] == "mae_vit_mini_patch4"
+    assert config["run"]["base_learning_rate"] == 8e-3
     assert config["run"]["total_steps"] == 70
     assert "output_dir" not in config["run"]
     assert config["model"]["mask_ratio"] == 0.75
@@ -61,6 +64,11 @@ def test_results_compare_three_sets_of_features(run):
     assert json.loads((directory / "results.json").read_text()) == results
     accuracy = results["accuracy"]
     assert list(accuracy) == ["raw pixels", "encoder, random init", "encoder, pre-trained"]
+    # The probe that fine-tuning has with --protocol=linear.
+    probe = FinetuneSettings(protocol="linear").with_recipe((28, 28), 300)
+    about = results["probe"]
+    assert (about["train"], about["heldout"], about["k"]) == (300, 300, 20)
+    assert (about["views"], about["steps"]) == (probe.feature_views, probe.total_steps(300))
     assert accuracy["raw pixels"]["knn"] > 0.8  # 300 digits are enough for that
 
 
@@ -81,11 +89,12 @@ def test_a_run_that_has_ended_is_shown_again_and_other_settings_are_refused(run,
     same = {**SHORT, "output_dir": str(directory)}
     files = {p: p.stat().st_mtime_ns for p in directory.rglob("*")}
     assert pretrain(PretrainSettings(**same, keep=5)) == results
-    assert "This run has ended" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "This run has ended" in out and "Accuracy on held-out images" in out
     assert {p: p.stat().st_mtime_ns for p in directory.rglob("*")} == files
     with pytest.raises(ValueError, match="seed was 0 and is 1; weight_decay was 0.05 and is 0.1"):
         pretrain(PretrainSettings(**same, seed=1, weight_decay=0.1))
-    with pytest.raises(ValueError, match="must be empty or new without resuming"):
+    with pytest.raises(ValueError, match="`output_dir`"):
         pretrain(PretrainSettings(**same, resume="never"))
 
 
@@ -130,8 +139,18 @@ def test_a_loss_of_nan_stops_the_run_and_keeps_what_was_good(tmp_path):
     assert not (tmp_path / "run" / "mae.keras").exists()  # no epoch was good
 
 
-def test_a_setting_that_does_not_fit_leaves_no_directory(tmp_path):
-    settings = PretrainSettings(steps=1, mask_ratio=[0.999], output_dir=str(tmp_path / "run"))
-    with pytest.raises(ValueError, match="`mask_ratio` must keep at least 1"):
-        pretrain(settings)
+@pytest.mark.parametrize(
+    "name, settings",
+    [
+        ("mask_ratio", {"mask_ratio": (0.999,)}),  # keeps no patch
+        ("image_size", {"image_size": (30,)}),
+        ("batch_size", {"batch_size": 4001}),  # there are 4,000
+        ("accumulate_steps", {"batch_size": 10, "accumulate_steps": 3}),
+        ("dataset", {"dataset": "folder:nowhere"}),
+        ("masking", {"masking": "nowhere:Masking"}),
+    ],
+)
+def test_a_setting_that_does_not_fit_leaves_no_directory(tmp_path, name, settings):
+    with pytest.raises(ValueError, match=f"`{name}`"):
+        pretrain(PretrainSettings(steps=1, output_dir=str(tmp_path / "run"), **settings))
     assert not (tmp_path / "run").exists()

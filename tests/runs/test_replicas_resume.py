@@ -11,14 +11,15 @@ from tpu_stubs import tpu_stubs
 from keras_mae.data import eval_dataset, load_source
 from keras_mae.settings.pretrain import PretrainSettings
 from keras_mae.tasks import pretrain as runs
+from keras_mae.training import loop
 
-pytestmark = pytest.mark.usefixtures("small_preset")
+pytestmark = [pytest.mark.runs, pytest.mark.usefixtures("small_preset")]
 
 
 @pytest.fixture
 def run(replicas, monkeypatch):
     """Return a function that pre-trains on the test session's two replicas."""
-    monkeypatch.setattr(runs, "make_strategy", lambda *_: replicas)
+    monkeypatch.setattr(loop, "make_strategy", lambda *_: replicas)
 
     def pretrain(directory, **settings):
         defaults = {"steps": 8, "batch_size": 16, "jit": False, "decoder_num_layers": 1}

@@ -10,6 +10,7 @@ import keras
 import numpy as np
 import pytest
 
+pytestmark = [pytest.mark.runs, pytest.mark.slow]
 SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "pretrain.py"
 
 
@@ -23,7 +24,6 @@ def run(forks, directory, *flags):
     return keras.models.load_model(directory / "mae.keras").weights, log
 
 
-@pytest.mark.slow
 def test_two_replicas_train_as_one_device_with_the_same_global_batch(forks, tmp_path):
     weights, log = run(forks, tmp_path / "one", "--strategy=one_device")
     others, other_log = run(forks, tmp_path / "two", "--strategy=mirrored", "--logical_devices=2")

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from absl import flags
 
+pytestmark = pytest.mark.runs
 ROOT = Path(__file__).resolve().parents[2]
 
 

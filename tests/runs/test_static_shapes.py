@@ -2,10 +2,13 @@
 
 import keras
 import numpy as np
+import pytest
 import tensorflow as tf
 
 from keras_mae import MaskedAutoencoder
 from keras_mae.data import eval_dataset, load_source, pretrain_dataset
+
+pytestmark = pytest.mark.runs
 
 
 def test_one_compilation_serves_all_steps_and_one_all_of_an_evaluation():

@@ -14,6 +14,7 @@ import worker_run
 
 from keras_mae.training.workers import Workers
 
+pytestmark = [pytest.mark.runs, pytest.mark.slow]
 HERE = Path(__file__).resolve()
 SCRIPT = HERE.parents[2] / "scripts" / "pretrain.py"
 PATIENCE = 240  # seconds, for a machine that is busy
@@ -54,7 +55,6 @@ class Cluster:
         return [(p.returncode, *o) for p, o in zip(self.processes, outputs, strict=True)]
 
 
-@pytest.mark.slow
 def test_two_workers_train_as_one_device_with_the_same_global_batch(forks, tmp_path):
     targets = [tmp_path / f"{index}.npz" for index in range(2)]
     script = HERE.with_name("worker_run.py")
@@ -69,7 +69,6 @@ def test_two_workers_train_as_one_device_with_the_same_global_batch(forks, tmp_p
         np.testing.assert_allclose(chief[name], value, rtol=0, atol=1e-5 * largest, err_msg=name)
 
 
-@pytest.mark.slow
 def test_one_worker_is_killed_the_other_says_so_and_both_go_on_to_the_end(forks, tmp_path):
     run = tmp_path / "run"
     flags = ["--dataset=photos", "--batch_size=8", "--nojit", "--decoder_num_layers=1"]

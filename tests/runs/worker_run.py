@@ -13,8 +13,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "models"))
 from tiny import tiny
 
 from keras_mae.data import eval_dataset, load_source, pretrain_dataset
+from keras_mae.errors import WorkerLostError
 from keras_mae.training.devices import make_strategy
-from keras_mae.training.workers import WorkerLostError, Workers
+from keras_mae.training.workers import Workers
 
 BATCH, STEPS = 8, 3
 HELDOUT = 13  # in batches of 8: the second worker's share of the last one is half filled up
