@@ -10,22 +10,19 @@ docs/fidelity.md and writes docs/figures/fidelity.png; some minutes and 12 GB fo
 
 import gc
 import os
-import sys
 import tempfile
 from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-# The comparisons are the tests' own.
-sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "interop"))
 
 import keras
 import matplotlib
 import numpy as np
-import oracle
 from absl import app, flags
 
 from keras_mae import MaskedAutoencoder
 from keras_mae.models.weights import named_weights
+from keras_mae.testing import oracle
 
 ROOT = Path(__file__).parents[1]
 CASES = {

@@ -9,6 +9,7 @@ import math
 
 from absl import app, flags
 
+from keras_mae.models.costs import StepCosts
 from keras_mae.presets import preset_config
 
 BATCH = flags.DEFINE_integer("batch_size", 4096, "Global batch.")
@@ -39,75 +40,6 @@ LINKS = {  # Gbit/s of one host, each way
 MAIN_LINK = "100 GbE"
 HOSTS = (1, 2, 4, 8, 16, 32)
 GB, MB = 1e9, 1e6
-
-
-class Model:
-    """The numbers of a preset that the tables need.
-
-    Attributes:
-        parameters, trainable: ints. The difference is the two tables of positions.
-        flops: float. Of a training step, for an image: two for each multiplication and addition
-            of a matrix product in the forward pass, and twice as many for the gradients.
-        activations: float. Values kept for the gradient, for an image.
-        inputs: float. Values kept by `--recompute`: the inputs of all blocks, and one whole block.
-    """
-
-    def __init__(self, preset, mask_ratio):
-        config = preset_config(preset)
-        side, patch = config["image_size"], config["patch_size"]
-        patches = (side // patch) ** 2
-        values = patch * patch * config["channels"]
-        width, layers = config["hidden_dim"], config["num_layers"]
-        decoder_width, decoder_layers = config["decoder_hidden_dim"], config["decoder_num_layers"]
-        tables = (1 + patches) * (width + decoder_width)
-        self.parameters = (
-            (values * width + width)  # patch embedding
-            + width  # class token
-            + layers * _block_parameters(width)
-            + 2 * width  # last LayerNorm
-            + (width * decoder_width + decoder_width)
-            + decoder_width  # mask token
-            + decoder_layers * _block_parameters(decoder_width)
-            + 2 * decoder_width
-            + (decoder_width * values + values)  # prediction
-            + tables
-        )
-        self.trainable = self.parameters - tables
-        visible = 1 + int(patches * (1 - mask_ratio))
-        every = 1 + patches
-        products = (
-            visible * values * width
-            + layers * _block_products(visible, width)
-            + visible * width * decoder_width
-            + decoder_layers * _block_products(every, decoder_width)
-            + every * decoder_width * values
-        )
-        self.flops = 3 * 2 * products
-        heads, decoder_heads = config["num_heads"], config["decoder_num_heads"]
-        block = _block_activations(visible, width, heads)
-        decoder_block = _block_activations(every, decoder_width, decoder_heads)
-        self.activations = layers * block + decoder_layers * decoder_block
-        self.inputs = (
-            layers * visible * width
-            + decoder_layers * every * decoder_width
-            + max(block, decoder_block)
-        )
-
-
-def _block_parameters(width):
-    """12 D^2 of matrices, 9 D of their biases, 4 D of two LayerNorms."""
-    return 12 * width**2 + 13 * width
-
-
-def _block_products(tokens, width):
-    """Multiplications of a block: its matrices for each token, and scores and their use."""
-    return 12 * tokens * width**2 + 2 * tokens**2 * width
-
-
-def _block_activations(tokens, width, heads):
-    """Two LayerNorms' outputs, query, key, value, context, two sums: 8 D a token; before and after
-    GELU: 8 D; attention weights before and after the softmax."""
-    return 16 * tokens * width + 2 * heads * tokens**2
 
 
 def ring_bytes(model, replicas):
@@ -254,7 +186,9 @@ def largest_scale(models):
 
 def tables():
     """Return a dict of name to markdown table, in the order of docs/scaling.md."""
-    models = {name: Model(preset, MASK_RATIO.value) for name, preset in MODELS.items()}
+    models = {
+        name: StepCosts(preset_config(preset), MASK_RATIO.value) for name, preset in MODELS.items()
+    }
     return {
         "What a model weighs": sizes(models),
         "All-reduce": all_reduce(models),

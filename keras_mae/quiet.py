@@ -1,5 +1,6 @@
 """Keep what TensorFlow prints before its log level counts from the user's screen."""
 
+import logging
 import os
 import re
 import sys
@@ -48,7 +49,9 @@ def quiet_import():
 
 
 def set_environment():
-    """Set what TensorFlow reads when it is imported, unless the user has."""
+    """Set what TensorFlow reads when it is imported, unless the user has; keep matplotlib quiet."""
+    # It says where it keeps its font cache where the home directory cannot be written.
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     # Its matrix products are the fastest; TensorFlow leaves them off on CPUs without AVX-512.
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")

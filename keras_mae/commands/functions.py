@@ -8,9 +8,10 @@ from pathlib import Path
 import keras
 import numpy as np
 
-import keras_mae
 from keras_mae.data import evaluation_transform, load_image
 from keras_mae.files import printable, save_model
+from keras_mae.interop import load_pretrained, save_pretrained
+from keras_mae.models import MaskedAutoencoder
 from keras_mae.models.weights import get_weights
 from keras_mae.pixels import normalize
 from keras_mae.settings.tools import size_argument
@@ -52,7 +53,7 @@ def load_autoencoder(path):
             f"`model` must be a .keras file or a directory with mae.keras. Received: {path}"
         )
     model = keras.models.load_model(file, compile=False)
-    if not isinstance(model, keras_mae.MaskedAutoencoder):
+    if not isinstance(model, MaskedAutoencoder):
         raise ValueError(
             f"`model` must hold a MaskedAutoencoder, encoder and decoder. Received: {file}, which "
             f"holds a {type(model).__name__}"
@@ -69,15 +70,15 @@ def convert(settings):
     }
     overrides = {name: value for name, value in overrides.items() if value is not None}
     source, target = settings.source, settings.target
-    model = keras_mae.load_pretrained(source, **overrides)
+    model = load_pretrained(source, **overrides)
     print(f"{source}: {type(model).__name__}, {model.count_params():,} parameters")
     if settings.format != "keras":
-        keras_mae.save_pretrained(model, target, settings.format)
+        save_pretrained(model, target, settings.format)
     elif os.path.exists(target):
         raise FileExistsError(f"`target` must be new. Received: {target}")
     else:
         save_model(model, target)
-    weights, outputs = largest_differences(model, keras_mae.load_pretrained(target))
+    weights, outputs = largest_differences(model, load_pretrained(target))
     print(
         f"{target}: written and read back; largest difference of a weight {weights:g}, "
         f"of an output for a random image {outputs:g}"

@@ -15,6 +15,7 @@ from keras_mae.layers.arguments import (
 from keras_mae.layers.patches import PatchEmbedding, gather_tokens, patchify
 from keras_mae.layers.positions import PositionTable
 from keras_mae.layers.transformer import TransformerBlock, layer_norm, recomputed
+from keras_mae.models.weights import assign_weights, get_weights
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -256,7 +257,6 @@ class ViTEncoder(keras.Model):
             **changes: arguments of `ViTEncoder` that the copy is to differ in. For another
                 `image_size`, sine-cosine positions are computed anew, learned ones resampled.
         """
-        from keras_mae.models.weights import assign_weights, get_weights  # it imports this module
 
         if without_norm:
             changes["final_norm"] = False

@@ -12,7 +12,6 @@ import numpy as np
 from keras import ops
 
 from keras_mae.layers.resampling import is_sincos, resize_positions
-from keras_mae.models.encoder import ViTEncoder
 
 logger = logging.getLogger(__name__)
 
@@ -42,7 +41,7 @@ def named_weights(model):
         dict: name, such as "encoder.class_token", to Keras variable.
     """
     parts = {name: _get(model, name) for name in _PARTS}
-    if isinstance(model, ViTEncoder):
+    if not hasattr(model, "encoder"):  # it is one
         parts = {"encoder": model}
     named = {}
     for part, layer in parts.items():
@@ -128,7 +127,7 @@ def _listed(names):
 
 def _fit_positions(name, table, grid_size, model):
     """Return a position table for the model's grid, and any other weight as it is."""
-    encoder = model if isinstance(model, ViTEncoder) else model.encoder
+    encoder = getattr(model, "encoder", model)
     if not name.endswith(".positions.table") or tuple(grid_size) == encoder.grid_size:
         return np.asarray(table)
     if is_sincos(table, grid_size):

@@ -4,11 +4,11 @@ import gc
 import math
 
 import numpy as np
-import oracle
 import pytest
 
 from keras_mae import MaskedAutoencoder
 from keras_mae.models.weights import named_weights
+from keras_mae.testing import oracle
 
 CASES = {
     "patch 4": {**oracle.SMALL},

@@ -7,7 +7,6 @@ import zipfile
 
 import keras
 import numpy as np
-import oracle
 import pytest
 import torch
 import transformers
@@ -16,6 +15,7 @@ from states import PRESET, encoder_state
 
 from keras_mae import MaskedAutoencoder, ViTEncoder
 from keras_mae.interop import load_pretrained, load_weights_into
+from keras_mae.testing import oracle
 
 
 class Payload:

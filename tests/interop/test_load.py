@@ -6,7 +6,6 @@ import json
 import logging
 
 import numpy as np
-import oracle
 import pytest
 import torch
 import transformers
@@ -18,6 +17,7 @@ from keras_mae.interop import load_pretrained, load_weights_into
 from keras_mae.layers import sincos_positions
 from keras_mae.models import ViTClassifier
 from keras_mae.models.weights import get_weights
+from keras_mae.testing import oracle
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,6 @@ import logging
 import os
 
 import numpy as np
-import oracle
 import pytest
 import torch
 import transformers
@@ -14,6 +13,7 @@ from keras_mae import MaskedAutoencoder, ViTEncoder
 from keras_mae.interop import load_pretrained, save_pretrained
 from keras_mae.models import ViTClassifier
 from keras_mae.models.weights import get_weights, named_weights
+from keras_mae.testing import oracle
 
 SMALL = {
     "image_size": 16,

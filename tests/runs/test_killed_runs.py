@@ -1,6 +1,5 @@
 """A run that is killed and started again ends as one that was never disturbed, to the bit."""
 
-import importlib.util
 import random
 import shutil
 import signal
@@ -11,13 +10,10 @@ import pytest
 
 from keras_mae.settings.pretrain import PretrainSettings
 from keras_mae.tasks.pretrain import pretrain
-
-_PATH = Path(__file__).resolve().parents[2] / "benchmarks" / "kill_test.py"
-_SPEC = importlib.util.spec_from_file_location("kill_test", _PATH)
-kill_test = importlib.util.module_from_spec(_SPEC)
-_SPEC.loader.exec_module(kill_test)
+from keras_mae.testing import kills
 
 STEPS = 120
+SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "pretrain.py"
 
 pytestmark = [pytest.mark.runs, pytest.mark.usefixtures("small_preset")]
 
@@ -25,30 +21,31 @@ pytestmark = [pytest.mark.runs, pytest.mark.usefixtures("small_preset")]
 @pytest.mark.slow
 def test_killed_in_a_step_in_a_save_and_by_sigterm(forks, tmp_path, monkeypatch):
     def start(directory, steps):
-        _, *command = kill_test.command(directory, steps)
-        return forks.start(*command, before=["small_runs:shrink", "small_runs:train_only"])
+        # Without "python -m keras_mae pretrain", which would import all anew.
+        flags = kills.command(directory, steps)[4:]
+        return forks.start(SCRIPT, *flags, before=["small_runs:shrink", "small_runs:train_only"])
 
-    monkeypatch.setattr(kill_test, "start", start)
+    monkeypatch.setattr(kills, "start", start)
     whole, cut = tmp_path / "whole", tmp_path / "cut"
-    kill_test.finish(whole, STEPS)
+    kills.finish(whole, STEPS)
 
     rng = random.Random(0)
     steps = []
     for in_save in (False, True):
-        kill = kill_test.kill_once(cut, STEPS, rng, in_save)
+        kill = kills.kill_once(cut, STEPS, rng, in_save)
         assert kill is not None, "the run ended before it could be killed"
         steps.append(kill[0])
     process = start(cut, STEPS)
-    while process.poll() is None and kill_test.newest_step(cut) == steps[-1]:
+    while process.poll() is None and kills.newest_step(cut) == steps[-1]:
         time.sleep(0.01)
     process.send_signal(signal.SIGTERM)
     output, errors = process.communicate(timeout=120)
     assert process.returncode == 0, errors
     assert "SIGTERM: stopped after step" in output
-    assert 0 < steps[0] < steps[1] < kill_test.newest_step(cut) < STEPS
+    assert 0 < steps[0] < steps[1] < kills.newest_step(cut) < STEPS
 
-    kill_test.finish(cut, STEPS)
-    assert kill_test.differences(whole, cut) == []
+    kills.finish(cut, STEPS)
+    assert kills.differences(whole, cut) == []
 
 
 def test_cut_between_and_within_epochs(no_figures, tmp_path):
@@ -77,4 +74,4 @@ def test_cut_between_and_within_epochs(no_figures, tmp_path):
             if int(path.stem[5:]) > cut_after:
                 path.unlink()
         run(cut)
-        assert kill_test.differences(whole, cut) == [], cut_after
+        assert kills.differences(whole, cut) == [], cut_after

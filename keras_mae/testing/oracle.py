@@ -1,6 +1,6 @@
 """The same numbers from transformers (PyTorch): an independent implementation to compare with.
 
-Used by the tests here and by `benchmarks/fidelity.py`. Images are `(B, H, W, C)` everywhere.
+Needs `pip install "keras_mae[interop]"`. Images are `(B, H, W, C)` everywhere.
 """
 
 import numpy as np
