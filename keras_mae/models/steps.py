@@ -134,7 +134,7 @@ class TrainedInParts(keras.Model):
         )
         if self._jit_gradients:
             # All that replicas do together is outside: shares, noise, and applying gradients.
-            in_parts = tf.function(in_parts, jit_compile=True)
+            return tf.function(lambda batch: in_parts(batch), jit_compile=True)(batch)
         return in_parts(batch)
 
     def _gradients(self, batch, scale, **options):
