@@ -114,6 +114,21 @@ class TrainedInParts(keras.Model):
             self.optimizer.apply_gradients(zip(gradients, self.trainable_variables, strict=True))
             return self._logs(loss, x, y, outputs, sample_weight)
 
+        def _maybe_symbolic_build(self, iterator=None, data_batch=None):
+            """Build the metrics on the shares of replicas, which may be unequal.
+
+            Keras would take the mean of a batch over replicas.
+            """
+            strategy = self._distribute_strategy
+            if iterator is not None and strategy is not None:
+                for _, _, batches in iterator:
+                    data_batch = keras.tree.map_structure(
+                        lambda value: strategy.experimental_local_results(value)[0], next(batches)
+                    )
+                    break
+                iterator = None
+            super()._maybe_symbolic_build(iterator, data_batch)
+
     def _step_gradients(self, batch, scale, **options):
         """Return a batch's loss, gradients and outputs, computed in parts (TensorFlow only).
 
