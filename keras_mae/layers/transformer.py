@@ -233,13 +233,8 @@ def recomputed(block):
     be given: drawn again, it would be another.
     """
 
-    def call(x, context=None, kept=None, **options):
-        given = {"context": context, "kept": kept}
-        names = [name for name, value in given.items() if value is not None]
-
-        def function(x, *tensors):
-            return block(x, **dict(zip(names, tensors, strict=True)), **options)
-
-        return keras.remat(function)(x, *(given[name] for name in names))
+    def call(x, *context, **options):
+        # TensorFlow takes the gradient of what is an argument here, and of nothing else.
+        return keras.remat(lambda x, *context: block(x, *context, **options))(x, *context)
 
     return call

@@ -114,6 +114,21 @@ class TrainedInParts(keras.Model):
             self.optimizer.apply_gradients(zip(gradients, self.trainable_variables, strict=True))
             return self._logs(loss, x, y, outputs, sample_weight)
 
+        def _maybe_symbolic_build(self, iterator=None, data_batch=None):
+            """Build the metrics on the shares of replicas, which may be unequal.
+
+            Keras would take the mean of a batch over replicas.
+            """
+            strategy = self._distribute_strategy
+            if iterator is not None and strategy is not None:
+                for _, _, batches in iterator:
+                    data_batch = keras.tree.map_structure(
+                        lambda value: strategy.experimental_local_results(value)[0], next(batches)
+                    )
+                    break
+                iterator = None
+            super()._maybe_symbolic_build(iterator, data_batch)
+
     def _step_gradients(self, batch, scale, **options):
         """Return a batch's loss, gradients and outputs, computed in parts (TensorFlow only).
 
@@ -134,7 +149,7 @@ class TrainedInParts(keras.Model):
         )
         if self._jit_gradients:
             # All that replicas do together is outside: shares, noise, and applying gradients.
-            in_parts = tf.function(in_parts, jit_compile=True)
+            return tf.function(lambda batch: in_parts(batch), jit_compile=True)(batch)
         return in_parts(batch)
 
     def _gradients(self, batch, scale, **options):

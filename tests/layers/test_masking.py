@@ -195,3 +195,29 @@ def test_errors_of_a_call():
             layer(np.zeros((2, 16), "float32"), num_keep=num_keep)
     with pytest.raises(NotImplementedError, match="MaskingStrategy must implement `scores`"):
         PatchMasking((4, 4), MaskingStrategy())(np.zeros((2, 16), "float32"))
+
+
+def test_a_masking_of_ones_own_is_named_by_module_and_class(tmp_path, monkeypatch):
+    """Also one that is not registered with Keras; a file never imports a module by itself."""
+    (tmp_path / "my_masking.py").write_text(
+        "from keras_mae.layers import MaskingStrategy\n\n\n"
+        "class Checker(MaskingStrategy):\n"
+        "    def scores(self, noise, grid_size, num_keep):\n"
+        "        rows, columns = np.indices(grid_size)\n"
+        "        return 0 * noise + ((rows + columns) % 2).reshape(1, -1).astype('float32')\n"
+    )
+    source = tmp_path / "my_masking.py"
+    source.write_text("import numpy as np\n\n" + source.read_text())
+    monkeypatch.chdir(tmp_path)
+    layer = PatchMasking((4, 4), "my_masking:Checker", 0.5)
+    keep_ids, _ = layer(np.zeros((1, 16), "float32"))
+    assert sorted(np.asarray(keep_ids)[0]) == [0, 2, 5, 7, 8, 10, 13, 15]
+    model = keras.Sequential([keras.Input((16,)), layer])
+    model.save("model.keras")
+    loaded = keras.saving.load_model("model.keras").layers[0].masking
+    assert type(loaded) is type(layer.masking)
+    config = layer.get_config()
+    config["masking"] = {**config["masking"], "registered_name": "nobody>Knows"}
+    for masking in (config["masking"], "my_masking:Missing", "my_masking:np"):
+        with pytest.raises(ValueError, match="`masking`"):
+            PatchMasking((4, 4), masking)

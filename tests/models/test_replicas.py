@@ -6,6 +6,8 @@ import pytest
 import tensorflow as tf
 from tiny import images, shake, tiny
 
+from keras_mae import ViTClassifier
+
 
 def made(**overrides):
     keras.utils.set_random_seed(0)
@@ -61,3 +63,33 @@ def test_a_replica_without_an_image_does_no_harm(replicas):
         model = made()
     assert np.isfinite(model.fit(data, verbose=0).history["loss"][0])
     assert all(np.isfinite(weight).all() for weight in model.get_weights())
+
+
+@pytest.mark.parametrize("count", [3, 1])
+@pytest.mark.parametrize("kind", ["autoencoder", "classifier"])
+def test_unequal_shares_train_as_one_device_does(replicas, kind, count):
+    """Three images are two and one, one image leaves a replica without any."""
+
+    def trained():
+        keras.utils.set_random_seed(0)
+        model = tiny(num_layers=1, decoder_num_layers=1, seed=5)
+        data = images(count)
+        options = {}
+        if kind == "classifier":
+            model = ViTClassifier(model, 2, drop_path=0.5, seed=2)
+            data = data, np.arange(count) % 2
+            options["loss"] = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+        shake(model)
+        model.compile(keras.optimizers.SGD(0.1), jit_compile=False, **options)
+        before = model.get_weights()
+        dataset = tf.data.Dataset.from_tensor_slices(data).batch(4)
+        loss = model.fit(dataset, verbose=0).history["loss"][0]
+        after = model.get_weights()
+        return loss, [new - old for new, old in zip(after, before, strict=True)]
+
+    loss, updates = trained()
+    with replicas.scope():
+        shared_loss, shared_updates = trained()
+    assert shared_loss == pytest.approx(loss, rel=1e-5)
+    for update, expected in zip(shared_updates, updates, strict=True):
+        np.testing.assert_allclose(update, expected, atol=1e-6)

@@ -92,7 +92,7 @@ def test_it_is_trained_or_frozen_and_saved(exported, blocks, tmp_path):
 
 
 def test_it_gives_the_last_blocks_tokens_only(exported):
-    with pytest.raises(ValueError, match="`last_blocks` must be 1 for a SavedModel"):
+    with pytest.raises(ValueError, match="`last_blocks`"):
         SavedModelEncoder(exported, **STATISTICS)(IMAGES, last_blocks=2)
 
 
@@ -108,7 +108,7 @@ def test_decay_leaves_vectors_and_the_class_token_alone(exported):
     [
         ({"trainable_blocks": 1}, "`trainable_blocks` must be None or 0 for a SavedModel"),
         ({"drop_path": 0.1}, "`drop_path` must be 0, or None, for a SavedModel"),
-        ({"pooled_blocks": 2}, "`pooled_blocks` must be 1 for a SavedModel"),
+        ({"pooled_blocks": 2}, "`pooled_blocks`"),
         ({"image_size": 16}, "`image_size` must be .* for a SavedModel"),
     ],
 )
