@@ -102,6 +102,7 @@ class Classify(ImageTask):
             settings = settings.with_batch(batch_size)
         self.settings = settings
         self.check_batch()
+        self.check_memory(encoder)
         self.classifier = _classifier(settings, encoder, self.num_classes)
         self.total_steps = 0
         self.on_features = settings.protocol == "linear" and (

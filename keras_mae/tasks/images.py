@@ -1,5 +1,8 @@
 """What the tasks on images share: the source, its parts, and how they are evaluated."""
 
+from pathlib import Path
+
+import keras
 import numpy as np
 
 from keras_mae.data import SkipLog, eval_dataset, load_source
@@ -98,7 +101,7 @@ class ImageTask(Task):
         return self._typical_size
 
     def check_batch(self, crops_per_image=1):
-        """Raise for a batch that is larger than the training set, or than memory.
+        """Raise for a batch that is larger than the training set.
 
         Raises:
             ValueError: naming `batch_size`.
@@ -110,16 +113,49 @@ class ImageTask(Task):
                 f"Received: {self.settings.batch_size:,}"
             )
 
+    def check_memory(self, encoder, visible=1.0):
+        """Raise for a batch of which not even the least that a step keeps fits into memory.
+
+        That is the images, and the input of each of the encoder's blocks for the part of the batch
+        that is computed at once. What a GPU has no room for, it says itself.
+
+        Args:
+            encoder: `ViTEncoder`, or `SavedModelEncoder`, of which only the images are counted.
+            visible: float, share of the patches that is encoded.
+        Raises:
+            ValueError: naming `batch_size`.
+        """
+        free = free_memory()
+        batch, parts = self.settings.batch_size, self.settings.accumulate_steps
+        height, width = encoder.image_size
+        tokens = visible * getattr(encoder, "num_patches", 0)
+        kept = tokens * encoder.hidden_dim * (encoder.num_layers or 0) / parts
+        least = 4 * batch * (height * width * encoder.channels + kept)
+        if free is not None and least > free:
+            raise ValueError(
+                f"`batch_size` must be such that a step fits into memory: {batch:,} images take "
+                f"more than {least / 1e9:,.1f} GB, and {free / 1e9:,.1f} GB are free. "
+                "`accumulate_steps` cuts a step into parts."
+            )
+
     def heldout_note(self):
         """Return a line that says how little a small held-out part can tell, or ""."""
         note = self.heldout.split_note
         return f"Only {note}." if note else ""
 
 
+def free_memory():
+    """Return the bytes of memory that are free on this machine; None where that is not known."""
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        (line,) = (line for line in lines if line.startswith("MemAvailable:"))
+        return 1024 * int(line.split()[1])
+    except (OSError, ValueError):
+        return None
+
+
 def device_line(workers, settings):
     """Return a line on where and how a run computes."""
-    import keras
-
     names = keras.distribution.list_devices()
     kind = (
         "GPU" if any("gpu" in name.lower() or "cuda" in name.lower() for name in names) else "CPU"

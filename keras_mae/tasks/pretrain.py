@@ -110,6 +110,7 @@ class Pretrain(ImageTask):
     def build(self):
         settings = self.settings
         self.model = build_autoencoder(settings, self.source, self.total_steps)
+        self.check_memory(self.model.encoder, 1 - max(settings.mask_ratio))
         ema = {"use_ema": True, "ema_momentum": settings.ema} if settings.ema else {}
         optimizer = make_adamw(
             self.model,
