@@ -1,6 +1,7 @@
 """From anything that holds an encoder to the encoder."""
 
 import os
+from pathlib import Path
 
 from keras_mae.files import saved_model_path
 from keras_mae.interop.load import load_pretrained
@@ -27,7 +28,9 @@ def load_encoder(source, mean=None, std=None):
         known = (version / CARD).exists()
         return SavedModelEncoder(version, *((None, None) if known else (mean, std)))
     if isinstance(source, str | os.PathLike):
-        source = load_pretrained(source)
+        # Of a run's directory, the encoder's own file: it needs no masking of the user's.
+        alone = Path(source) / "encoder.keras"
+        source = load_pretrained(alone if alone.is_file() else source)
     return open_encoder(source)
 
 

@@ -2,7 +2,7 @@ import keras
 import numpy as np
 import pytest
 
-from keras_mae import MaskedAutoencoder, ViTEncoder
+from keras_mae import MaskedAutoencoder, ViTEncoder, load_encoder
 from keras_mae.models import ViTClassifier
 from keras_mae.models.weights import get_weights
 
@@ -185,3 +185,11 @@ def test_mixed_precision_gives_float32_logits(encoder):
 def test_arguments_that_do_not_fit_raise(encoder, arguments, message):
     with pytest.raises(ValueError, match=message):
         ViTClassifier(**{"encoder": encoder, "num_classes": 3, **arguments})
+
+
+def test_of_a_runs_directory_the_encoders_own_file_is_opened(autoencoder, tmp_path):
+    """`mae.keras` may need a masking of the user's that is not imported."""
+    autoencoder.encoder.save(tmp_path / "encoder.keras")
+    (tmp_path / "mae.keras").write_text("not to be opened")
+    found = load_encoder(tmp_path)
+    np.testing.assert_array_equal(found(IMAGES), autoencoder.encoder(IMAGES))
