@@ -187,9 +187,8 @@ def test_arguments_that_do_not_fit_raise(encoder, arguments, message):
         ViTClassifier(**{"encoder": encoder, "num_classes": 3, **arguments})
 
 
-def test_of_a_runs_directory_the_encoders_own_file_is_opened(autoencoder, tmp_path):
+def test_of_a_runs_directory_the_encoders_own_file_is_opened(encoder, tmp_path):
     """`mae.keras` may need a masking of the user's that is not imported."""
-    autoencoder.encoder.save(tmp_path / "encoder.keras")
+    encoder.save(tmp_path / "encoder.keras")
     (tmp_path / "mae.keras").write_text("not to be opened")
-    found = load_encoder(tmp_path)
-    np.testing.assert_array_equal(found(IMAGES), autoencoder.encoder(IMAGES))
+    np.testing.assert_array_equal(load_encoder(tmp_path)(IMAGES), encoder(IMAGES))
