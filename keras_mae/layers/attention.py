@@ -1,7 +1,6 @@
 """Multi-head attention, of a sequence to itself or to another."""
 
 import keras
-from keras import ops
 
 from keras_mae.layers import kernels
 from keras_mae.layers.arguments import check_positive_int
@@ -67,27 +66,13 @@ class Attention(keras.layers.Layer):
         layer.build(input_shape)
         return layer
 
-    def _heads(self, x, count):
-        """Split `(B, T, count * D)` into `count` tensors of `(B, heads, T, head_dim)`."""
-        x = ops.reshape(x, (-1, ops.shape(x)[1], count, self.num_heads, self.head_dim))
-        # Unstacked, not indexed: the gradient of an index is a tensor of zeros around it.
-        return ops.unstack(ops.transpose(x, (2, 0, 3, 1, 4)), count)
-
     def call(self, x, context=None, attention_mask=None, first_query=0, training=False):
         self._check_context(None if context is None else context.shape)
+        first = self.query if self.cross else self.query_key_value
+        projected = [kernels.dense(x, first, training)]
         if self.cross:
-            (query,) = self._heads(kernels.dense(x, self.query, training), 1)
-            key, value = self._heads(self.key_value(context), 2)
-        else:
-            projected = kernels.dense(x, self.query_key_value, training)
-            query, key, value = self._heads(projected, 3)
-        if first_query:
-            query = query[:, :, first_query:]
-            if attention_mask is not None:
-                attention_mask = attention_mask[..., first_query:, :]
-        x = kernels.attend(query, key, value, attention_mask, training)
-        x = ops.transpose(x, (0, 2, 1, 3))
-        x = ops.reshape(x, (-1, ops.shape(x)[1], self.num_heads * self.head_dim))
+            projected.append(self.key_value(context))
+        x = kernels.attention(projected, self.num_heads, attention_mask, first_query, training)
         return self.output_projection(x)
 
     def compute_output_shape(self, input_shape=None, x_shape=None, context_shape=None):

@@ -30,7 +30,14 @@ class Linear:
 
 
 X = normal(2, 5, 8)
-HEADS = [normal(2, 2, t, 4) for t in (3, 5, 5)]  # three queries, five keys and values
+# Three queries, and keys and values of five, of two heads.
+HEADS = [normal(2, 3, 8), normal(2, 5, 16)]
+
+
+def attend(queries, keys_and_values, mask=None, training=False):
+    return kernels.attention([queries, keys_and_values], 2, mask, training=training)
+
+
 ALLOWED = np.array([[1, 0, 1, 1, 0], [0, 1, 0, 0, 0], [1, 1, 1, 1, 1]], bool)[None, None]
 FUNCTIONS = {
     "gelu": (kernels.gelu, [3 * X]),
@@ -43,9 +50,9 @@ FUNCTIONS = {
         [X, normal(8), normal(8)],
     ),
     "layer_norm, dense": (norm_dense, [X, normal(8), normal(8), normal(8, 6), normal(6)]),
-    "attend": (kernels.attend, HEADS),
+    "attend": (attend, HEADS),
     "attend, masked": (
-        lambda *inputs, training=False: kernels.attend(*inputs, ALLOWED, training),
+        lambda *inputs, training=False: attend(*inputs, ALLOWED, training),
         HEADS,
     ),
 }
@@ -154,7 +161,7 @@ def test_what_is_computed_again_is_not_kept_after_all():
 
     @tf.function
     def step(upstream, *heads):
-        return value_and_gradients(kernels.attend, heads, True, upstream)
+        return value_and_gradients(attend, heads, True, upstream)
 
     context.enable_graph_collection()
     try:
@@ -204,3 +211,44 @@ def test_nothing_is_remembered_of_tensors_that_are_gone():
     assert len(by_hand._origins) == before + 1
     del y
     assert len(by_hand._origins) == before
+
+
+@pytest.mark.slow
+@pytest.mark.jax
+@pytest.mark.parametrize("form", ["self", "masked", "last block", "cross"])
+def test_flash_attention_of_odd_lengths_has_the_plain_ones_numbers(form):
+    """cuDNN takes even lengths only; XLA takes the same arguments, without a GPU."""
+    jax = pytest.importorskip("jax")
+    from keras_mae.layers.kernels import flash
+
+    tokens, width, heads, first = 13, 32, 2, 0
+    projected, mask = [normal(3, tokens, 3 * width)], None
+    if form == "masked":
+        mask = (np.arange(tokens) < 4)[None] | np.eye(tokens, dtype=bool)
+        mask = mask[None, None]
+    elif form == "last block":
+        first = 4
+    elif form == "cross":
+        projected = [normal(3, 9, width), normal(3, 5, 2 * width)]
+    upstream = normal(3, projected[0].shape[1] - first, width)
+
+    def by_hand(projected):
+        """Plain attention in jax.numpy."""
+        np_ = jax.numpy
+        parts = [np_.split(x, c, -1) for x, c in zip(projected, (1, 2), strict=False)]
+        q, k, v = sum(parts, []) if form == "cross" else np_.split(projected[0], 3, -1)
+        q, k, v = (x.reshape(3, -1, heads, width // heads).swapaxes(1, 2) for x in (q, k, v))
+        scores = q[:, :, first:] @ k.swapaxes(2, 3) / np.sqrt(width // heads)
+        if mask is not None:
+            scores = np_.where(mask[..., first:, :], scores, -1e30)
+        return (jax.nn.softmax(scores) @ v).swapaxes(1, 2).reshape(3, -1, width)
+
+    def padded(projected):
+        return flash.attention(projected, heads, mask, first, implementation="xla")
+
+    found = []
+    for function in (by_hand, padded):
+        value, gradient = jax.vjp(function, [jax.numpy.asarray(x) for x in projected])
+        found.append([value, *gradient(jax.numpy.asarray(upstream))[0]])
+    for expected, got in zip(*found, strict=True):
+        np.testing.assert_allclose(got, expected, atol=1e-5)

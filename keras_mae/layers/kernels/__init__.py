@@ -7,7 +7,7 @@ exported is always plain.
 
 import keras
 
-from keras_mae.layers.kernels import by_hand, plain
+from keras_mae.layers.kernels import by_hand, flash, plain
 
 
 def layer_norm(x, gamma, beta, epsilon, training=False):
@@ -54,19 +54,24 @@ def gelu_dense(x, layer, training=False):
     return _kernels(training).gelu_dense(x, layer)
 
 
-def attend(query, key, value, attention_mask=None, training=False):
-    """Scaled dot-product attention; softmax in float32.
+def attention(projected, num_heads, attention_mask=None, first_query=0, training=False):
+    """Scaled dot-product attention with several heads; softmax in float32.
 
     Args:
-        query: float `(B, heads, T, d)`.
-        key, value: float `(B, heads, S, d)`.
+        projected: list of float tensors, the linear layers' outputs: `[(B, T, 3 D)]`, queries, keys
+            and values side by side; or `[(B, T, D), (B, S, 2 D)]`, queries, and keys and values.
+        num_heads: int, divides D.
         attention_mask: bool, broadcastable to `(B, heads, T, S)`; true where attention is allowed.
+        first_query: int. Tokens before it are keys and values only.
         training: bool.
     Returns:
-        float `(B, heads, T, d)`.
-    Reference: Vaswani et al. 2017, arXiv:1706.03762, section 3.2.1.
+        float `(B, T - first_query, D)`.
+    Reference: Vaswani et al. 2017, arXiv:1706.03762, section 3.2.
     """
-    return _kernels(training).attend(query, key, value, attention_mask)
+    kernels = _kernels(training)
+    if kernels is plain and training and flash.fits(projected[0]):
+        kernels = flash
+    return kernels.attention(projected, num_heads, attention_mask, first_query)
 
 
 def _kernels(training):

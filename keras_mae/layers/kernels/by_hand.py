@@ -49,7 +49,11 @@ def gelu_dense(x, layer):
     return _gelu_dense_by_hand(x, *map(_tensor, (layer.kernel, layer.bias)))
 
 
-def attend(query, key, value, attention_mask):
+def attention(projected, num_heads, attention_mask, first_query):
+    return plain.attention(projected, num_heads, attention_mask, first_query, _attend)
+
+
+def _attend(query, key, value, attention_mask):
     return _attend_by_hand(attention_mask)(query, key, value)
 
 

@@ -23,7 +23,30 @@ def gelu_dense(x, layer):
     return layer(gelu(x))
 
 
-def attend(query, key, value, attention_mask):
+def attention(projected, num_heads, attention_mask, first_query, attend=None):
+    """Attend with several heads; see the door's `attention`."""
+    query, key, value = (
+        head
+        for x, count in zip(projected, (1, 2) if len(projected) == 2 else (3,), strict=True)
+        for head in _heads(x, count, num_heads)
+    )
+    if first_query:
+        query = query[:, :, first_query:]
+        if attention_mask is not None:
+            attention_mask = attention_mask[..., first_query:, :]
+    x = ops.transpose((attend or _attend)(query, key, value, attention_mask), (0, 2, 1, 3))
+    return ops.reshape(x, (-1, ops.shape(x)[1], x.shape[2] * x.shape[3]))
+
+
+def _heads(x, count, num_heads):
+    """Split `(B, T, count * D)` into `count` tensors of `(B, heads, T, d)`."""
+    head_dim = x.shape[-1] // (count * num_heads)
+    x = ops.reshape(x, (-1, ops.shape(x)[1], count, num_heads, head_dim))
+    # Unstacked, not indexed: the gradient of an index is a tensor of zeros around it.
+    return ops.unstack(ops.transpose(x, (2, 0, 3, 1, 4)), count)
+
+
+def _attend(query, key, value, attention_mask):
     return ops.matmul(attention_weights(query, key, attention_mask), value)
 
 
