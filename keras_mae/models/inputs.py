@@ -2,6 +2,7 @@
 
 import keras
 import numpy as np
+from keras import ops
 
 # Normalised pixels lie within a few units of 0; pixels of 0..255 that were not normalised do not.
 LARGEST_NORMALISED_PIXEL = 30.0
@@ -20,7 +21,7 @@ def first_images(data):
 
 def check_normalised(images, mean, std):
     """Raise a ValueError if images `(B, H, W, C)` are not normalised, as far as one can see."""
-    largest = float(np.max(np.abs(np.asarray(images, "float32")), initial=0.0))
+    largest = float(np.max(np.abs(ops.convert_to_numpy(images).astype("float32")), initial=0.0))
     if not largest <= LARGEST_NORMALISED_PIXEL:
         raise ValueError(
             "`x` must hold normalised images, (pixel / 255 - mean) / std with the model's mean "

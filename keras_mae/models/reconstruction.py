@@ -21,7 +21,8 @@ def restore_pixels(prediction, patches, mask, grid_size, oracle):
     """
     mean, deviation = patch_statistics(patches)
     if not oracle:
-        weights = ops.expand_dims(1 - mask, axis=1) * _inverse_square_distance(grid_size)
+        near = ops.convert_to_tensor(_inverse_square_distance(grid_size))
+        weights = ops.expand_dims(1 - mask, axis=1) * near
         weights = weights / ops.sum(weights, axis=-1, keepdims=True)
         mean, deviation = ops.matmul(weights, mean), ops.matmul(weights, deviation)
     return prediction * deviation + mean
