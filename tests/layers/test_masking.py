@@ -1,5 +1,6 @@
 """Masking: which patches are kept, in what order, and how many exactly."""
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
