@@ -160,6 +160,7 @@ def test_a_setting_that_does_not_fit_leaves_no_directory(tmp_path, name, setting
 PLAIN = {"batch_size": 8, "jit": False, "probe": False, "probe_images": 50}
 
 
+@pytest.mark.slow
 def test_early_stopping_and_a_users_callback(no_figures, tmp_path):
     class Count(keras.callbacks.Callback):
         batches = 0
@@ -179,6 +180,7 @@ def test_early_stopping_and_a_users_callback(no_figures, tmp_path):
     assert losses == [losses[0]] * 2 and results["heldout_loss"] == losses[0]
 
 
+@pytest.mark.slow
 def test_averaged_weights_are_validated_and_kept(no_figures, tmp_path):
     settings = {**PLAIN, "steps": 2, "ema": 0.75, "base_learning_rate": 0.1, "warmup_epochs": 0}
     settings.update(checkpoint_steps=1, output_dir=str(tmp_path / "run"))
@@ -193,8 +195,7 @@ def test_averaged_weights_are_validated_and_kept(no_figures, tmp_path):
             # The average starts as the weights after the first step.
             expected = 0.75 * first + 0.25 * second
             np.testing.assert_allclose(variable, expected, rtol=1e-5, atol=1e-7)
-    assert any(
-        not np.allclose(first, second, atol=1e-4) for first, second in zip(*arrays, strict=True)
-    )
+    moved = [np.abs(x - y).max() for x, y in zip(*arrays, strict=True)]
+    assert max(moved) > 1e-4
     lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
     assert json.loads(lines[-1])["val_loss"] == pytest.approx(results["heldout_loss"], rel=1e-6)
