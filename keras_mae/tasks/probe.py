@@ -145,7 +145,9 @@ def compile_head(task, metrics=()):
     """Compile a probe's model: LARS, cross-entropy, several steps in one call."""
     settings = task.settings
     tensorflow = keras.backend.backend() == "tensorflow"
-    task.steps_per_execution = task.steps_per_execution if tensorflow else 1
+    # Several replicas cannot take several steps in one call.
+    alone = tensorflow and task.workers.replicas == 1
+    task.steps_per_execution = task.steps_per_execution if alone else 1
     task.model.compile(
         LARS(
             run_schedule(settings, task.num_examples),

@@ -34,10 +34,10 @@ def test_length_of_features_does_not_matter():
 
 @pytest.mark.parametrize("ks", [(0,), (1, 4)])
 def test_k_outside_the_training_set_is_refused(ks):
-    with pytest.raises(ValueError, match=r"`ks` must lie in \[1, 3\]"):
+    with pytest.raises(ValueError, match="`ks`"):
         knn_predict(TRAIN, LABELS, TRAIN, 2, ks=ks)
 
 
 def test_label_outside_the_classes_is_refused():
-    with pytest.raises(ValueError, match=r"labels from 0 to 1"):
+    with pytest.raises(ValueError, match="`train_labels`"):
         knn_predict(TRAIN, LABELS, TRAIN, 1, ks=(1,))

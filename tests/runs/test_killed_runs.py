@@ -48,6 +48,7 @@ def test_killed_in_a_step_in_a_save_and_by_sigterm(forks, tmp_path, monkeypatch)
     assert kills.differences(whole, cut) == []
 
 
+@pytest.mark.slow
 def test_cut_between_and_within_epochs(no_figures, tmp_path):
     def run(directory):
         pretrain(

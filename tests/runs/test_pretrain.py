@@ -10,7 +10,7 @@ from keras_mae.errors import NonFiniteLossError
 from keras_mae.settings import FinetuneSettings, PretrainSettings
 from keras_mae.tasks.pretrain import pretrain
 
-SHORT = {"steps": 70, "batch_size": 64, "jit": False, "probe_images": 300}
+SHORT = {"steps": 30, "batch_size": 64, "jit": False, "probe_images": 100}
 
 pytestmark = [pytest.mark.runs, pytest.mark.usefixtures("small_preset")]
 
@@ -45,7 +45,7 @@ def test_config_says_all_that_fixes_the_run(run):
     assert config["settings"]["batch_size"] == 64 and config["settings"]["seed"] == 0
     assert config["run"]["preset"] == "mae_vit_mini_patch4"
     assert config["run"]["base_learning_rate"] == 8e-3
-    assert config["run"]["total_steps"] == 70
+    assert config["run"]["total_steps"] == 30
     assert "output_dir" not in config["run"]
     assert config["model"]["mask_ratio"] == 0.75
     assert config["environment"]["tensorflow"] == tf.__version__
@@ -54,7 +54,7 @@ def test_config_says_all_that_fixes_the_run(run):
 def test_metrics_have_each_interval_and_the_loss_falls(run):
     lines = [json.loads(line) for line in (run[0] / "metrics.jsonl").read_text().splitlines()]
     training = [line for line in lines if "loss" in line]
-    assert [line["step"] for line in training] == [10, 20, 30, 40, 50, 60, 70]
+    assert [line["step"] for line in training] == [10, 20, 30]
     assert training[-1]["loss"] < training[0]["loss"]
     assert lines[-1]["val_loss"] == pytest.approx(run[1]["heldout_loss"], rel=1e-6)
 
@@ -65,11 +65,11 @@ def test_results_compare_three_sets_of_features(run):
     accuracy = results["accuracy"]
     assert list(accuracy) == ["raw pixels", "encoder, random init", "encoder, pre-trained"]
     # The probe that fine-tuning has with --protocol=linear.
-    probe = FinetuneSettings(protocol="linear").with_recipe((28, 28), 300)
+    probe = FinetuneSettings(protocol="linear").with_recipe((28, 28), 100)
     about = results["probe"]
-    assert (about["train"], about["heldout"], about["k"]) == (300, 300, 20)
-    assert (about["views"], about["steps"]) == (probe.feature_views, probe.total_steps(300))
-    assert accuracy["raw pixels"]["knn"] > 0.8  # 300 digits are enough for that
+    assert (about["train"], about["heldout"], about["k"]) == (100, 100, 20)
+    assert (about["views"], about["steps"]) == (probe.feature_views, probe.total_steps(100))
+    assert accuracy["raw pixels"]["knn"] > 0.6  # 100 digits are enough for that
 
 
 def test_encoder_saved_model_and_autoencoder_agree(run):
@@ -98,6 +98,7 @@ def test_a_run_that_has_ended_is_shown_again_and_other_settings_are_refused(run,
         pretrain(PretrainSettings(**same, resume="never"))
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_weights_and_another_does_not(no_figures, tmp_path):
     def weights(name, seed):
         directory = tmp_path / name
@@ -122,6 +123,7 @@ def test_the_same_seed_gives_the_same_weights_and_another_does_not(no_figures, t
     assert any(not np.array_equal(x, y) for x, y in zip(first, other, strict=True))
 
 
+@pytest.mark.slow
 def test_a_loss_of_nan_stops_the_run_and_keeps_what_was_good(tmp_path):
     settings = PretrainSettings(
         dataset="photos",
@@ -145,7 +147,6 @@ def test_a_loss_of_nan_stops_the_run_and_keeps_what_was_good(tmp_path):
         ("mask_ratio", {"mask_ratio": (0.999,)}),  # keeps no patch
         ("image_size", {"image_size": (30,)}),
         ("batch_size", {"batch_size": 4001}),  # there are 4,000
-        ("accumulate_steps", {"batch_size": 10, "accumulate_steps": 3}),
         ("dataset", {"dataset": "folder:nowhere"}),
         ("masking", {"masking": "nowhere:Masking"}),
     ],
@@ -154,3 +155,47 @@ def test_a_setting_that_does_not_fit_leaves_no_directory(tmp_path, name, setting
     with pytest.raises(ValueError, match=f"`{name}`"):
         pretrain(PretrainSettings(steps=1, output_dir=str(tmp_path / "run"), **settings))
     assert not (tmp_path / "run").exists()
+
+
+PLAIN = {"batch_size": 8, "jit": False, "probe": False, "probe_images": 50}
+
+
+@pytest.mark.slow
+def test_early_stopping_and_a_users_callback(no_figures, tmp_path):
+    class Count(keras.callbacks.Callback):
+        batches = 0
+
+        def on_train_batch_end(self, batch, logs=None):
+            self.batches += 1
+
+    count = Count()
+    # Four epochs of two steps, and a loss that does not fall.
+    settings = {**PLAIN, "batch_size": 2000, "steps": 8, "base_learning_rate": 1e-30}
+    settings.update(early_stopping=1, output_dir=str(tmp_path / "run"))
+    results = pretrain(PretrainSettings(**settings), [count])
+    assert results["stopped_early_at_step"] == count.batches == 4
+    assert pretrain(PretrainSettings(**settings)) == results  # it has ended
+    lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
+    losses = [line["val_loss"] for line in map(json.loads, lines) if "val_loss" in line]
+    assert losses == [losses[0]] * 2 and results["heldout_loss"] == losses[0]
+
+
+@pytest.mark.slow
+def test_averaged_weights_are_validated_and_kept(no_figures, tmp_path):
+    settings = {**PLAIN, "steps": 2, "ema": 0.75, "base_learning_rate": 0.1, "warmup_epochs": 0}
+    settings.update(checkpoint_steps=1, output_dir=str(tmp_path / "run"))
+    results = pretrain(PretrainSettings(**settings))
+    model = keras.models.load_model(tmp_path / "run" / "mae.keras")
+    arrays = []
+    for step in (1, 2):
+        with np.load(tmp_path / "run" / "checkpoints" / f"step_{step:08d}.npz") as file:
+            arrays.append([file[f"model/{i}"] for i in range(len(model.variables))])
+    for variable, first, second in zip(model.variables, *arrays, strict=True):
+        if variable.trainable:
+            # The average starts as the weights after the first step.
+            expected = 0.75 * first + 0.25 * second
+            np.testing.assert_allclose(variable, expected, rtol=1e-5, atol=1e-7)
+    moved = [np.abs(x - y).max() for x, y in zip(*arrays, strict=True)]
+    assert max(moved) > 1e-4
+    lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
+    assert json.loads(lines[-1])["val_loss"] == pytest.approx(results["heldout_loss"], rel=1e-6)

@@ -13,7 +13,7 @@ from keras_mae.settings.pretrain import PretrainSettings
 from keras_mae.tasks import pretrain as runs
 from keras_mae.training import loop
 
-pytestmark = [pytest.mark.runs, pytest.mark.usefixtures("small_preset")]
+pytestmark = [pytest.mark.runs, pytest.mark.slow, pytest.mark.usefixtures("small_preset")]
 
 
 @pytest.fixture

@@ -7,6 +7,7 @@ import socket
 import time
 from pathlib import Path
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -16,7 +17,7 @@ from keras_mae.training.workers import Workers
 
 pytestmark = [pytest.mark.runs, pytest.mark.slow]
 HERE = Path(__file__).resolve()
-SCRIPT = HERE.parents[2] / "scripts" / "pretrain.py"
+SCRIPTS = HERE.parents[2] / "scripts"
 PATIENCE = 240  # seconds, for a machine that is busy
 
 
@@ -74,7 +75,7 @@ def test_one_worker_is_killed_the_other_says_so_and_both_go_on_to_the_end(forks,
     flags = ["--dataset=photos", "--batch_size=8", "--nojit", "--decoder_num_layers=1"]
     flags += ["--probe_images=50"]
     flags += ["--strategy=multi_worker", "--steps=12", "--checkpoint_steps=4"]
-    command = [SCRIPT, f"--output_dir={run}", *flags]
+    command = [SCRIPTS / "pretrain.py", f"--output_dir={run}", *flags]
     first = run / "checkpoints" / "step_00000004.npz"
     with Cluster(forks, command, command) as cluster:
         survivor, victim = cluster.processes
@@ -102,3 +103,26 @@ def test_one_worker_is_killed_the_other_says_so_and_both_go_on_to_the_end(forks,
         *("encoder", "figures", "checkpoints"),
     }
     assert not list(run.rglob(".*"))
+
+
+def test_two_workers_fine_tune_as_one_device(forks, tmp_path):
+    flags = ["--protocol=scratch", "--train_examples=40", "--steps=3", "--batch_size=8", "--nojit"]
+    flags += ["--drop_path=0", "--augmentation=none"]
+    script = SCRIPTS / "finetune.py"
+    command = [script, f"--output_dir={tmp_path}/two", "--strategy=multi_worker", *flags]
+    with Cluster(forks, command, command) as cluster:
+        outcomes = cluster.ended()
+    for status, _, errors in outcomes:
+        assert status == 0, errors[-3000:]
+    assert outcomes[1][1] == "Worker 1 of 2: waiting for the others.\n"
+    before = ["small_runs:shrink"]
+    alone = forks.run(script, f"--output_dir={tmp_path}/one", *flags, before=before)
+    assert alone.returncode == 0, alone.stderr[-3000:]
+    results = [json.loads((tmp_path / n / "results.json").read_text()) for n in ("one", "two")]
+    assert results[0]["heldout_examples"] == results[1]["heldout_examples"] == 1000
+    for result in results:  # each held-out image was validated once
+        assert result["val_curve"] == [pytest.approx(result["top1"])]
+    models = [keras.models.load_model(tmp_path / n / "model.keras") for n in ("one", "two")]
+    for x, y in zip(*(model.variables for model in models), strict=True):
+        if not x.path.endswith("query_key_value/bias"):  # a key's is rounding, blown up by Adam
+            np.testing.assert_allclose(x, y, atol=1e-5, err_msg=x.path)

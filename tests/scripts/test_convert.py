@@ -1,7 +1,5 @@
 """scripts/convert.py, from the shell, from our archive to Meta's names and back."""
 
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +14,7 @@ def command(**flags):
     return [str(SCRIPT), *(f"--{name}={value}" for name, value in flags.items())]
 
 
+@pytest.mark.slow
 def test_there_and_back_again(forks, tmp_path):
     pytest.importorskip("torch")
     model = MaskedAutoencoder.from_preset("mae_vit_mini_patch4", norm_pix_loss=False)
@@ -36,13 +35,8 @@ def test_there_and_back_again(forks, tmp_path):
     np.testing.assert_array_equal(outputs, model(images)["prediction"])
 
 
-def test_errors_are_one_line(tmp_path):
-    done = subprocess.run(
-        [sys.executable, *command(source=tmp_path / "none", target=tmp_path / "out")],
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
+def test_errors_are_one_line(forks, tmp_path):
+    done = forks.run(*command(source=tmp_path / "none", target=tmp_path / "out"))
     assert done.returncode == 1
     assert done.stderr.strip().splitlines()[-1].startswith("error: ")
     assert not (tmp_path / "out").exists()

@@ -4,7 +4,8 @@ import keras
 import numpy as np
 import pytest
 
-from keras_mae.training import MetricsLog, NonFiniteLossError, SaveLastGood
+from keras_mae.errors import NonFiniteLossError
+from keras_mae.training import MetricsLog, SaveLastGood
 from keras_mae.training.callbacks import (
     EarlyEnd,
     Progress,

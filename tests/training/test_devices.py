@@ -23,12 +23,12 @@ def test_two_logical_cpus_make_two_replicas():
 @pytest.mark.parametrize(
     "name, devices, message",
     [
-        ("mirror", None, "`strategy` must be one of"),
-        ("mirrored", 1, "`logical_devices` must be at least 2"),
-        ("mirrored", 3, "`logical_devices` must be set before TensorFlow has started"),
-        ("multi_worker", 2, "`logical_devices` must not be given for strategy='multi_worker'"),
-        ("multi_worker", None, "TF_CONFIG, such as .*It is not set"),
-        ("tpu", None, "needs a TPU.*Please provide a TPU Name"),
+        ("mirror", None, "`strategy`"),
+        ("mirrored", 1, "`logical_devices`"),
+        ("mirrored", 3, "`logical_devices`"),
+        ("multi_worker", 2, "`logical_devices`"),
+        ("multi_worker", None, "TF_CONFIG"),
+        ("tpu", None, "`tpu`"),
     ],
 )
 def test_what_this_machine_cannot_give_is_refused(name, devices, message, monkeypatch):
@@ -40,29 +40,29 @@ def test_what_this_machine_cannot_give_is_refused(name, devices, message, monkey
 
 def test_a_tpu_that_does_not_answer_is_refused_at_once():
     start = time.monotonic()
-    with pytest.raises(ValueError, match="needs a TPU.*Connection refused"):
+    with pytest.raises(ValueError, match="`tpu`.*Connection refused"):
         make_strategy("tpu", tpu="grpc://127.0.0.1:1")
     assert time.monotonic() - start < 15  # left to itself, TensorFlow waits for it for ever
-    with pytest.raises(ValueError, match="`tpu` needs strategy='tpu'"):
+    with pytest.raises(ValueError, match="`tpu`"):
         make_strategy("auto", tpu="mine")
 
 
 @pytest.mark.parametrize(
     "config, message",
     [
-        (None, "It is not set"),
+        (None, "not set"),
         ("{", "JSONDecodeError"),
         ("[]", "TypeError"),
         (json.dumps({"cluster": {"worker": TWO}}), "KeyError: 'task'"),
-        (tf_config({"worker": TWO[:1]}), "two or more workers"),
-        (tf_config({"worker": ["host0", "host1:1"]}), "must be HOST:PORT. Received: 'host0'"),
-        (tf_config({"worker": [TWO[0]] * 2}), "must differ"),
-        (tf_config({"worker": TWO}, index=2), "one of the cluster's workers"),
-        (tf_config({"worker": TWO}, kind="ps"), "one of the cluster's workers"),
+        (tf_config({"worker": TWO[:1]}), "127.0.0.1:2222"),
+        (tf_config({"worker": ["host0", "host1:1"]}), "'host0'"),
+        (tf_config({"worker": [TWO[0]] * 2}), "127.0.0.1:2222"),
+        (tf_config({"worker": TWO}, index=2), "'index': 2"),
+        (tf_config({"worker": TWO}, kind="ps"), "'ps'"),
     ],
 )
 def test_a_tf_config_that_names_no_cluster_says_what_is_missing(config, message):
-    with pytest.raises(ValueError, match=f"needs the environment variable TF_CONFIG.*{message}"):
+    with pytest.raises(ValueError, match=f"TF_CONFIG.*{message}"):
         workers_of(config)
 
 

@@ -22,7 +22,7 @@ def test_without_warmup_starts_at_the_peak():
 
 
 def test_warmup_as_long_as_the_run_is_refused():
-    with pytest.raises(ValueError, match="warmup_steps=10, total_steps=10"):
+    with pytest.raises(ValueError, match="`warmup_steps`"):
         warmup_cosine(peak=1.0, warmup_steps=10, total_steps=10)
 
 
