@@ -17,12 +17,12 @@ _TABLE = {
 }
 
 
-def list_presets():
+def list_presets() -> list[str]:
     """Return the names that `MaskedAutoencoder.from_preset` knows, smallest model first."""
     return list(_TABLE)
 
 
-def preset_config(name):
+def preset_config(name: str) -> dict[str, int]:
     """Return the architecture of a preset as arguments of `MaskedAutoencoder`.
 
     Raises:

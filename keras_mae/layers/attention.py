@@ -1,10 +1,13 @@
 """Multi-head attention, of a sequence to itself or to another."""
 
+from typing import Any
+
 import keras
 from keras import ops
 
 from keras_mae.layers import kernels
 from keras_mae.layers.arguments import check_positive_int
+from keras_mae.types import Shape, Tensor
 
 
 @keras.saving.register_keras_serializable(package="keras_mae")
@@ -31,13 +34,13 @@ class Attention(keras.layers.Layer):
         the joint ones over their joint width, as He et al. 2021, appendix A.1, do.
     """
 
-    def __init__(self, num_heads, cross=False, **kwargs):
+    def __init__(self, num_heads: int, cross: bool = False, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         check_positive_int(num_heads, "num_heads")
         self.num_heads = num_heads
         self.cross = cross
 
-    def build(self, x_shape, context_shape=None):
+    def build(self, x_shape: Shape, context_shape: Shape | None = None) -> None:
         dim = x_shape[-1]
         if dim % self.num_heads:
             raise ValueError(
@@ -53,27 +56,34 @@ class Attention(keras.layers.Layer):
             self.query_key_value = self._dense(3 * dim, "query_key_value", x_shape)
         self.output_projection = self._dense(dim, "output_projection", (*x_shape[:-1], dim))
 
-    def _check_context(self, shape):
+    def _check_context(self, shape: Shape | None) -> None:
         if self.cross != (shape is not None):
             raise ValueError(
                 "`context` must be given if and only if `cross` is true. Received: "
                 f"cross={self.cross}, context of shape {shape}"
             )
 
-    def _dense(self, units, name, input_shape):
+    def _dense(self, units: int, name: str, input_shape: Shape | None) -> keras.layers.Dense:
         layer = keras.layers.Dense(
             units, kernel_initializer="glorot_uniform", name=name, dtype=self.dtype_policy
         )
         layer.build(input_shape)
         return layer
 
-    def _heads(self, x, count):
+    def _heads(self, x: Tensor, count: int) -> list[Tensor]:
         """Split `(B, T, count * D)` into `count` tensors of `(B, heads, T, head_dim)`."""
         x = ops.reshape(x, (-1, ops.shape(x)[1], count, self.num_heads, self.head_dim))
         # Unstacked, not indexed: the gradient of an index is a tensor of zeros around it.
         return ops.unstack(ops.transpose(x, (2, 0, 3, 1, 4)), count)
 
-    def call(self, x, context=None, attention_mask=None, first_query=0, training=False):
+    def call(
+        self,
+        x: Tensor,
+        context: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        first_query: int = 0,
+        training: bool = False,
+    ) -> Tensor:
         self._check_context(None if context is None else context.shape)
         if self.cross:
             (query,) = self._heads(kernels.dense(x, self.query, training), 1)
@@ -90,13 +100,15 @@ class Attention(keras.layers.Layer):
         x = ops.reshape(x, (-1, ops.shape(x)[1], self.num_heads * self.head_dim))
         return self.output_projection(x)
 
-    def compute_output_shape(self, input_shape=None, x_shape=None, context_shape=None):
+    def compute_output_shape(
+        self, input_shape: Any = None, x_shape: Any = None, context_shape: Any = None
+    ) -> Shape:
         """Keras's summary names the shapes as `build` does, and all others `input_shape`."""
         return tuple(input_shape or x_shape)
 
-    def compute_output_spec(self, *args, **kwargs):
+    def compute_output_spec(self, *args: Any, **kwargs: Any) -> Any:
         # By tracing the call: what is given shapes alone does not know of `first_query`.
         return keras.Operation.compute_output_spec(self, *args, **kwargs)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "num_heads": self.num_heads, "cross": self.cross}
