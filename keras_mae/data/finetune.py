@@ -33,7 +33,7 @@ def finetune_dataset(
     start_step: int = 0,
     augmentation: str | None = None,
     resize: str = "bicubic",
-    randaugment: tuple[int, float] = (0, 0),
+    randaugment: Sequence[float] = (0, 0),
     erasing: float = 0.0,
     mixup: float = 0.0,
     cutmix: float = 0.0,
@@ -89,7 +89,7 @@ def finetune_dataset(
         # Black is the background where images are padded with it, else there is none.
         color = 0.0 if augmentation == "shift" else 255 * np.asarray(mean, "float32")
         fill = np.broadcast_to(color, (source.channels,))
-        operations = RandAugment(*randaugment, source.channels, fill)
+        operations = RandAugment(randaugment[0], randaugment[1], source.channels, fill)
 
     def view(handle, key):
         """One augmented image `(H, W, C)`."""
