@@ -1,5 +1,7 @@
 """Files: nothing half-written is ever left under a final name; what a run is made with."""
 
+from __future__ import annotations
+
 import hashlib
 import json
 import os
@@ -8,19 +10,25 @@ import re
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from keras_mae.types import AnyPath
 from keras_mae.version import __version__
+
+if TYPE_CHECKING:
+    import keras
 
 _NUMBERS = re.compile(r"\[\s+-?\d[^\[\]{}\"]*\]")
 
 
 @contextmanager
-def atomic_path(path):
+def atomic_path(path: AnyPath) -> Iterator[Path]:
     """Yield a temporary path beside `path`, a file's or a directory's, renamed to it at the end.
 
     An error inside leaves `path` as it was, and nothing else. An existing directory is replaced.
@@ -39,7 +47,7 @@ def atomic_path(path):
         shutil.rmtree(scratch, ignore_errors=True)
 
 
-def write_json(path, values):
+def write_json(path: AnyPath, values: Any) -> None:
     """Write `values` as indented JSON, a list of numbers in one line, atomically."""
     text = json.dumps(values, indent=2, default=str)
     text = _NUMBERS.sub(lambda match: f"[{' '.join(match[0][1:-1].split())}]", text)
@@ -47,18 +55,18 @@ def write_json(path, values):
         temporary.write_text(text + "\n")
 
 
-def printable(text):
+def printable(text: object) -> str:
     """Return text in which what cannot be encoded, as of file names not in UTF-8, is escaped."""
     return str(text).encode("utf-8", "backslashreplace").decode()
 
 
-def save_model(model, path):
+def save_model(model: keras.Model, path: AnyPath) -> None:
     """Save a Keras model as a `.keras` file, atomically."""
     with atomic_path(path) as temporary:
         model.save(temporary)
 
 
-def environment():
+def environment() -> dict[str, str | None]:
     """Return the versions and the git commit a run is made with, as a dict for `config.json`."""
     packages = ("keras", "tensorflow", "numpy")
     return {
@@ -69,7 +77,7 @@ def environment():
     }
 
 
-def _git_commit():
+def _git_commit() -> str | None:
     """Return the commit of the source tree, "-dirty" if changed; None outside a checkout."""
     root = Path(__file__).resolve().parents[1]
     if not (root / ".git").exists():
@@ -81,7 +89,7 @@ def _git_commit():
         return None
 
 
-def weights_digest(weights):
+def weights_digest(weights: Mapping[str, Any]) -> str:
     """Return the SHA-256, in hex, of weights by name: of names, shapes and values, in name order.
 
     Args:
@@ -96,7 +104,7 @@ def weights_digest(weights):
     return digest.hexdigest()
 
 
-def saved_model_path(path):
+def saved_model_path(path: object) -> Path | None:
     """Return the `Path` of the SavedModel that a path is, or has as its newest version; or None.
 
     Args:
@@ -111,7 +119,7 @@ def saved_model_path(path):
     return max(versions, key=lambda p: int(p.name), default=None)
 
 
-def next_version_path(path):
+def next_version_path(path: AnyPath) -> Path:
     """Return the `Path` of the next version in a directory of versions: `path/1` at first.
 
     Args:
@@ -122,7 +130,7 @@ def next_version_path(path):
     return path / str(1 + max((int(name) for name in names if name.isdecimal()), default=0))
 
 
-def check_new_directory(path, argument="directory"):
+def check_new_directory(path: AnyPath, argument: str = "directory") -> Path:
     """Return a `Path` that is free and can be made, or raise a ValueError.
 
     Args:
@@ -136,7 +144,7 @@ def check_new_directory(path, argument="directory"):
     return path
 
 
-def check_writable(path, argument="directory"):
+def check_writable(path: AnyPath, argument: str = "directory") -> None:
     """Raise a ValueError unless a directory can be made at `path`, leaving no trace."""
     parent = next(p for p in (Path(path), *Path(path).absolute().parents) if p.exists())
     try:
@@ -149,7 +157,7 @@ def check_writable(path, argument="directory"):
 
 
 @contextmanager
-def new_directory(target):
+def new_directory(target: AnyPath) -> Iterator[Path]:
     """Yield the path of a directory to be made, which gets the name `target` at the end.
 
     Unlike `atomic_path` it never takes the place of another: two exports at the

@@ -6,6 +6,8 @@ with decoders of half the paper's depth, narrowed alike. `mini` is ours, for 28-
 Widths of MLPs are four times the width of the tokens.
 """
 
+from typing import Any
+
 #   name                     image  C  p   encoder D, layers, heads   decoder D, layers, heads
 _TABLE = {
     "mae_vit_mini_patch4": (28, 1, 4, (96, 4, 3), (64, 2, 4)),
@@ -17,12 +19,12 @@ _TABLE = {
 }
 
 
-def list_presets():
+def list_presets() -> list[str]:
     """Return the names that `MaskedAutoencoder.from_preset` knows, smallest model first."""
     return list(_TABLE)
 
 
-def preset_config(name):
+def preset_config(name: str) -> dict[str, Any]:
     """Return the architecture of a preset as arguments of `MaskedAutoencoder`.
 
     Raises:

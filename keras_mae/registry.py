@@ -7,11 +7,12 @@ import importlib
 import os
 import sys
 from pathlib import Path
+from types import ModuleType
 
 _ROOT = Path(__file__).parent
 
 
-def names(package):
+def names(package: str) -> list[str]:
     """Return the names of the files in a package's folder; nothing is imported.
 
     Args:
@@ -22,13 +23,13 @@ def names(package):
     return [name for name in found if not name.startswith("_") and name != "base"]
 
 
-def is_own(name):
+def is_own(name: object) -> bool:
     """Return whether a name has the form of a user's own, `MODULE:CLASS`."""
     module, _, attribute = str(name).partition(":")
     return bool(attribute) and all(part.isidentifier() for part in (*module.split("."), attribute))
 
 
-def find(package, name, base, argument):
+def find(package: str, name: str, base: type, argument: str) -> type:
     """Return the class that a name stands for.
 
     Args:
@@ -47,9 +48,9 @@ def find(package, name, base, argument):
         raise ValueError(
             f"`{argument}` must be one of {known}, or MODULE:CLASS for your own. Received: {name!r}"
         )
-    module, _, attribute = name.partition(":")
+    own, _, attribute = name.partition(":")
     try:
-        found = getattr(_import(module), attribute)
+        found = getattr(_import(own), attribute)
     except (ImportError, AttributeError) as error:
         raise ValueError(
             f"`{argument}` must be one of {known}, or MODULE:CLASS for your own, which can be "
@@ -63,13 +64,13 @@ def find(package, name, base, argument):
     return found
 
 
-def _is_made_in(value, module, base):
+def _is_made_in(value: object, module: ModuleType, base: type) -> bool:
     return (
         isinstance(value, type) and issubclass(value, base) and value.__module__ == module.__name__
     )
 
 
-def _import(module):
+def _import(module: str) -> ModuleType:
     """Import a user's module, also from the working directory, as `python -m` would."""
     here = os.getcwd()
     added = here not in sys.path

@@ -6,6 +6,7 @@ A wrong flag is told before anything heavy is imported.
 import dataclasses
 import importlib
 import sys
+from collections.abc import Sequence
 
 from keras_mae.commands import flags
 from keras_mae.errors import Interrupted, RunError
@@ -123,7 +124,7 @@ and messages. It needs
 }
 
 
-def main(arguments=None):
+def main(arguments: Sequence[str] | None = None) -> None:
     """Run `keras-mae COMMAND --flags`.
 
     Args:
@@ -139,7 +140,7 @@ def main(arguments=None):
     run(name, rest, f"keras-mae {name}")
 
 
-def run(name, arguments=None, program=None):
+def run(name: str, arguments: Sequence[str] | None = None, program: str | None = None) -> None:
     """Run one command.
 
     Args:

@@ -6,8 +6,11 @@ the same image: eagerly, in a graph, and after a resume.
 
 import math
 import operator
+from typing import Any
 
 import tensorflow as tf
+
+from keras_mae.types import Size, Tensor
 
 CROP_AREA = (0.2, 1.0)
 CROP_ASPECT = (3 / 4, 4 / 3)
@@ -19,7 +22,15 @@ EVALUATION_RATIO = 256 / 224
 RESIZES = ("bilinear", "bicubic")
 
 
-def random_crop_box(height, width, uniforms, *, area=CROP_AREA, aspect=CROP_ASPECT, target=1.0):
+def random_crop_box(
+    height: Tensor,
+    width: Tensor,
+    uniforms: Tensor,
+    *,
+    area: tuple[float, float] = CROP_AREA,
+    aspect: tuple[float, float] = CROP_ASPECT,
+    target: float = 1.0,
+) -> Tensor:
     """The box of a random resized crop.
 
     Of ten random boxes the first that fits in the image is taken; if none does, the largest
@@ -57,12 +68,12 @@ def _largest(size, allowed):
     return tf.cast(tf.maximum(tf.round(tf.minimum(size, allowed)), 1.0), tf.int32)
 
 
-def random_flip(image, uniform):
+def random_flip(image: Tensor, uniform: Tensor) -> Tensor:
     """Mirror left and right where `uniform` (a scalar in [0, 1)) is below a half."""
     return tf.cond(uniform < 0.5, lambda: tf.reverse(image, axis=[1]), lambda: image)
 
 
-def random_shift(image, uniforms, pixels=SHIFT_PIXELS):
+def random_shift(image: Tensor, uniforms: Tensor, pixels: int = SHIFT_PIXELS) -> Tensor:
     """Move an image by up to `pixels` each way; what comes in is 0 (black).
 
     Shift before normalising: zeros put in afterwards are not black but the mean colour, and the
@@ -80,7 +91,7 @@ def random_shift(image, uniforms, pixels=SHIFT_PIXELS):
     return tf.slice(padded, tf.concat([corner, [0]], axis=0), tf.shape(image))
 
 
-def resize_image(image, image_size, resize="bilinear"):
+def resize_image(image: Tensor, image_size: Any, resize: str = "bilinear") -> Tensor:
     """Resize to `image_size`.
 
     Args:
@@ -97,7 +108,7 @@ def resize_image(image, image_size, resize="bilinear"):
     return tf.clip_by_value(tf.image.resize(image, image_size, "bicubic", antialias=True), 0, 255)
 
 
-def check_image_size(image_size):
+def check_image_size(image_size: Any) -> tuple[int, int]:
     """`(H, W)` of ints from an int or a pair.
 
     Raises:
@@ -115,7 +126,9 @@ def check_image_size(image_size):
     return height, width
 
 
-def evaluation_transform(image, image_size, *, resize="bicubic", whole=False):
+def evaluation_transform(
+    image: Tensor, image_size: Size, *, resize: str = "bicubic", whole: bool = False
+) -> Tensor:
     """The transform for measuring: no randomness.
 
     The image is resized so that the wanted size times 256/224 just fits inside it, and the middle
@@ -136,7 +149,9 @@ def evaluation_transform(image, image_size, *, resize="bicubic", whole=False):
     return evaluation_pixels(tf.convert_to_tensor(image), image_size, resize, whole) / 255.0
 
 
-def evaluation_pixels(image, image_size, resize, whole):
+def evaluation_pixels(
+    image: Tensor, image_size: tuple[int, int], resize: str, whole: bool
+) -> Tensor:
     """`evaluation_transform` for checked arguments, in float32 0-255."""
     height, width = image_size
     rows, columns = tf.shape(image)[0], tf.shape(image)[1]
@@ -161,6 +176,6 @@ def evaluation_pixels(image, image_size, resize, whole):
     return tf.ensure_shape(result, (height, width, image.shape[-1]))
 
 
-def check_resize(resize):
+def check_resize(resize: str) -> None:
     if resize not in RESIZES:
         raise ValueError(f"`resize` must be one of {', '.join(RESIZES)}. Received: {resize!r}")

@@ -12,11 +12,13 @@ import io
 import logging
 import re
 import warnings
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageOps
 
 from keras_mae.files import printable
+from keras_mae.types import AnyPath
 
 # In JPEG's coded pixels, 0xFF is followed by 0 or by a restart marker; by anything else it ends
 # them. To be found at the very end of the file only.
@@ -27,7 +29,7 @@ _ORIENTATION = 0x0112
 _QUIET = ("ignore", None, Warning, re.compile(r"PIL\."), 0)
 
 
-def plain_jpeg_size(data, channels=3):
+def plain_jpeg_size(data: bytes, channels: int = 3) -> tuple[int, int] | None:
     """Height and width of a JPEG that TensorFlow decodes to exactly what Pillow does, else None.
 
     Plain means: one baseline scan of 8 bits with 1 or 3 channels, upright, complete, with sound
@@ -155,7 +157,7 @@ def _is_turned(body):
         return True
 
 
-def read_with_pillow(file, channels=3):
+def read_with_pillow(file: Any, channels: int = 3) -> np.ndarray:
     """Decode an image file in any format that Pillow knows, upright.
 
     The first frame of an animation; colours without their alpha; CMYK and palettes as RGB; 16-bit
@@ -184,7 +186,7 @@ def read_with_pillow(file, channels=3):
     return pixels.reshape(*pixels.shape[:2], channels)
 
 
-def header_size(file):
+def header_size(file: AnyPath | bytes) -> tuple[int, int]:
     """Return `(height, width)` of an image file as it is seen upright, from its beginning alone.
 
     Args:
@@ -213,7 +215,7 @@ def _silence_pillow():
         logger.setLevel(logging.CRITICAL)
 
 
-def load_image(path, channels=3):
+def load_image(path: AnyPath, channels: int = 3) -> np.ndarray:
     """Read a picture of a person's own.
 
     Args:
@@ -235,7 +237,7 @@ def load_image(path, channels=3):
         ) from error
 
 
-def reason_of(error):
+def reason_of(error: BaseException) -> str:
     """One line that says why an image could not be read, without its address in memory."""
     text = re.sub(r"<_io\.BytesIO object at 0x\w+>", "its content", str(error))
     return f"{type(error).__name__}: {' '.join(text.split())}"

@@ -4,12 +4,17 @@ Nothing here has a state (see `keras_mae.data.stream`). The random numbers of on
 (seed, epoch, example), those of a batch by (seed, step).
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 import tensorflow as tf
 
 from keras_mae.data import augment, stream
 from keras_mae.data.mixing import mix, random_erasing
 from keras_mae.data.randaugment import RandAugment
+from keras_mae.data.skips import SkipLog
+from keras_mae.data.sources import Source
+from keras_mae.types import Size
 
 CROP_AREA = (0.08, 1.0)
 # What a key is folded with, so that no two draws share their numbers.
@@ -17,27 +22,27 @@ _OPERATIONS, _ERASING, _NOISE, _MIXING = range(1, 5)
 
 
 def finetune_dataset(
-    source,
+    source: Source,
     *,
-    image_size,
-    batch_size,
-    mean,
-    std,
-    num_classes,
-    seed=0,
-    start_step=0,
-    augmentation=None,
-    resize="bicubic",
-    randaugment=(0, 0),
-    erasing=0.0,
-    mixup=0.0,
-    cutmix=0.0,
-    shard_index=0,
-    num_shards=1,
-    on_skip=None,
-    num_parallel_calls=tf.data.AUTOTUNE,
-    prefetch=tf.data.AUTOTUNE,
-):
+    image_size: Size,
+    batch_size: int,
+    mean: Sequence[float],
+    std: Sequence[float],
+    num_classes: int,
+    seed: int = 0,
+    start_step: int = 0,
+    augmentation: str | None = None,
+    resize: str = "bicubic",
+    randaugment: Sequence[float] = (0, 0),
+    erasing: float = 0.0,
+    mixup: float = 0.0,
+    cutmix: float = 0.0,
+    shard_index: int = 0,
+    num_shards: int = 1,
+    on_skip: SkipLog | None = None,
+    num_parallel_calls: int = tf.data.AUTOTUNE,
+    prefetch: int = tf.data.AUTOTUNE,
+) -> tf.data.Dataset:
     """An endless stream of augmented, normalised batches with labels as distributions.
 
     The dataset with `start_step=s` starts with exactly the batch that one started at 0 gives after
@@ -84,7 +89,7 @@ def finetune_dataset(
         # Black is the background where images are padded with it, else there is none.
         color = 0.0 if augmentation == "shift" else 255 * np.asarray(mean, "float32")
         fill = np.broadcast_to(color, (source.channels,))
-        operations = RandAugment(*randaugment, source.channels, fill)
+        operations = RandAugment(randaugment[0], randaugment[1], source.channels, fill)
 
     def view(handle, key):
         """One augmented image `(H, W, C)`."""
@@ -130,16 +135,16 @@ def finetune_dataset(
 
 
 def features_dataset(
-    features,
-    labels,
+    features: np.ndarray,
+    labels: np.ndarray,
     *,
-    num_classes,
-    batch_size,
-    seed=0,
-    start_step=0,
-    shard_index=0,
-    num_shards=1,
-):
+    num_classes: int,
+    batch_size: int,
+    seed: int = 0,
+    start_step: int = 0,
+    shard_index: int = 0,
+    num_shards: int = 1,
+) -> tf.data.Dataset:
     """The same stream for features that were computed once: each epoch a new permutation.
 
     Args:
@@ -173,7 +178,7 @@ def features_dataset(
     return dataset.with_options(stream.options()).prefetch(tf.data.AUTOTUNE)
 
 
-def balanced_subset(source, count, seed=0):
+def balanced_subset(source: Source, count: int, seed: int = 0) -> Source:
     """The same source with `count` examples only, equally many of each class.
 
     Where `count` is no multiple of the classes, some classes, chosen by the seed, have one more.

@@ -3,33 +3,37 @@
 Nothing here has a state: which image comes where is told in `keras_mae.data.stream`.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 import tensorflow as tf
 
 from keras_mae.data import augment, stream
 from keras_mae.data.reader import make_reader
-from keras_mae.data.sources import ArraySource
+from keras_mae.data.skips import SkipLog
+from keras_mae.data.sources import ArraySource, Source
+from keras_mae.types import Size
 
 
 def pretrain_dataset(
-    source,
+    source: Source,
     *,
-    image_size,
-    batch_size,
-    mean,
-    std,
-    seed=0,
-    start_step=0,
-    augmentation=None,
-    resize="bilinear",
-    crops_per_image=1,
-    shard_index=0,
-    num_shards=1,
-    on_skip=None,
-    with_labels=False,
-    num_parallel_calls=tf.data.AUTOTUNE,
-    prefetch=tf.data.AUTOTUNE,
-):
+    image_size: Size,
+    batch_size: int,
+    mean: Sequence[float],
+    std: Sequence[float],
+    seed: int = 0,
+    start_step: int = 0,
+    augmentation: str | None = None,
+    resize: str = "bilinear",
+    crops_per_image: int = 1,
+    shard_index: int = 0,
+    num_shards: int = 1,
+    on_skip: SkipLog | None = None,
+    with_labels: bool = False,
+    num_parallel_calls: int = tf.data.AUTOTUNE,
+    prefetch: int = tf.data.AUTOTUNE,
+) -> tf.data.Dataset:
     """An endless stream of randomly augmented, normalised batches.
 
     Each epoch is a new permutation of the source's examples; an epoch's end may fall inside a
@@ -114,21 +118,21 @@ def pretrain_dataset(
 
 
 def eval_dataset(
-    source,
+    source: Source,
     *,
-    image_size,
-    batch_size,
-    mean,
-    std,
-    with_labels=True,
-    with_weights=False,
-    resize="bicubic",
-    shard_index=0,
-    num_shards=1,
-    on_skip=None,
-    num_parallel_calls=tf.data.AUTOTUNE,
-    prefetch=tf.data.AUTOTUNE,
-):
+    image_size: Size,
+    batch_size: int,
+    mean: Sequence[float],
+    std: Sequence[float],
+    with_labels: bool = True,
+    with_weights: bool = False,
+    resize: str = "bicubic",
+    shard_index: int = 0,
+    num_shards: int = 1,
+    on_skip: SkipLog | None = None,
+    num_parallel_calls: int = tf.data.AUTOTUNE,
+    prefetch: int = tf.data.AUTOTUNE,
+) -> tf.data.Dataset:
     """Every example once, in the source's order, without randomness; the last batch is partial.
 
     An image is resized so that 256/224 of the wanted size fits, and its middle is cut out; where

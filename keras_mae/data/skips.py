@@ -4,8 +4,10 @@ import json
 import math
 import threading
 from pathlib import Path
+from typing import NoReturn
 
 from keras_mae.files import printable
+from keras_mae.types import AnyPath
 
 
 class TooManyBadImages(RuntimeError):
@@ -37,7 +39,9 @@ class SkipLog:
             of the pipeline into one of its own; this is the original.
     """
 
-    def __init__(self, path=None, *, max_bad_fraction=0.1, min_seen=1000):
+    def __init__(
+        self, path: AnyPath | None = None, *, max_bad_fraction: float = 0.1, min_seen: int = 1000
+    ) -> None:
         if not 0 <= max_bad_fraction <= 1:
             raise ValueError(
                 f"`max_bad_fraction` must be a float in [0, 1]. Received: {max_bad_fraction!r}"
@@ -46,14 +50,14 @@ class SkipLog:
         self.max_bad_fraction = max_bad_fraction
         self.min_seen = min_seen
         self.num_seen = self.num_bad = 0
-        self.reasons = {}
-        self.error = None
-        self._known_bad = {}
+        self.reasons: dict[str, str] = {}
+        self.error: TooManyBadImages | None = None
+        self._known_bad: dict[object, set[int]] = {}
         self._lock = threading.Lock()
         if self.path is not None and self.path.exists():
             self._read()
 
-    def known_bad(self, source):
+    def known_bad(self, source: object) -> set[int]:
         """Return the set of records of a source found broken so far, for readers to add to.
 
         Args:
@@ -61,12 +65,14 @@ class SkipLog:
         """
         return self._known_bad.setdefault(source, set())
 
-    def seen(self):
+    def seen(self) -> None:
         """Count one image that was read."""
         with self._lock:
             self.num_seen += 1
 
-    def bad(self, path, reason, *, num_known, num_examples, asked_for=True):
+    def bad(
+        self, path: str, reason: str, *, num_known: int, num_examples: int, asked_for: bool = True
+    ) -> None:
         """Count one image that could not be read, and name it if it was not named before.
 
         Args:
@@ -89,12 +95,12 @@ class SkipLog:
             if seen >= self.min_seen and self.num_bad > likely:
                 self._stop_at_share(f"{self.num_bad} of the first {seen}")
 
-    def name(self, path, reason):
+    def name(self, path: str, reason: str) -> None:
         """Name a broken image, if it was not named before, without counting it."""
         with self._lock:
             self._name(path, reason)
 
-    def stop(self, message):
+    def stop(self, message: str) -> NoReturn:
         """Raise `TooManyBadImages` with the list, and keep it as `error`."""
         names = list(self.reasons.items())
         lines = [f"  {printable(path)}: {printable(reason)}" for path, reason in names[:50]]
@@ -102,8 +108,8 @@ class SkipLog:
             lines.append(
                 f"  ... and {len(names) - 50} more" + (f", see {self.path}" * bool(self.path))
             )
-        self.error = TooManyBadImages("\n".join([message, *lines]))
-        raise self.error
+        error = self.error = TooManyBadImages("\n".join([message, *lines]))
+        raise error
 
     def _stop_at_share(self, count):
         self.stop(

@@ -1,13 +1,18 @@
 """What a loss means: the loss of a predictor that looks at no image."""
 
+from collections.abc import Iterable
+from typing import Any
+
 import numpy as np
 from keras import ops
 
 from keras_mae.layers import patchify
-from keras_mae.models import normalize_patches
+from keras_mae.models import MaskedAutoencoder, normalize_patches
 
 
-def mean_predictor_loss(model, train_dataset, heldout_dataset):
+def mean_predictor_loss(
+    model: MaskedAutoencoder, train_dataset: Iterable[Any], heldout_dataset: Iterable[Any]
+) -> float:
     """Return the held-out loss of predicting, at each place, the training images' mean patch.
 
     A model that has learned anything of an image from its visible patches is below it.

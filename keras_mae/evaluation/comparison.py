@@ -2,11 +2,15 @@
 
 import math
 import warnings
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
 
-def logistic_accuracy(train_features, train_labels, features, labels):
+def logistic_accuracy(
+    train_features: np.ndarray, train_labels: np.ndarray, features: np.ndarray, labels: np.ndarray
+) -> float:
     """Return the top-1 accuracy of a logistic regression with an L2 penalty, for raw pixels.
 
     Pixels that are nearly constant mislead the linear probe, which normalises each feature: on
@@ -28,7 +32,7 @@ def logistic_accuracy(train_features, train_labels, features, labels):
     return float(model.score(features, labels))
 
 
-def summarise(values):
+def summarise(values: Mapping[int, float]) -> dict[str, Any]:
     """Return the mean and the spread of accuracies over seeds.
 
     Args:
@@ -42,13 +46,15 @@ def summarise(values):
     return {"mean": float(np.mean(numbers)), "spread": spread, "values": dict(values)}
 
 
-def format_accuracy(summary):
+def format_accuracy(summary: Mapping[str, Any]) -> str:
     """Return what `summarise` returned as text in per cent, such as "93.0 ± 0.6 %"."""
     spread = "" if summary["spread"] is None else f" ± {100 * summary['spread']:.1f}"
     return f"{100 * summary['mean']:.1f}{spread} %"
 
 
-def compare(values, baseline, num_examples):
+def compare(
+    values: Mapping[int, float], baseline: Mapping[int, float], num_examples: int
+) -> tuple[str, str] | None:
     """Say whether accuracies are better than others, as far as the numbers can tell.
 
     Both are measured on the same held-out images, with the same seeds. "better" and "worse" are

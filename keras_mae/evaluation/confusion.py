@@ -1,9 +1,11 @@
 """Which classes are taken for which."""
 
+from typing import Any
+
 import numpy as np
 
 
-def confusion_matrix(labels, predicted, num_classes):
+def confusion_matrix(labels: Any, predicted: Any, num_classes: int) -> np.ndarray:
     """Return int64 `(num_classes, num_classes)`: how often row's class was taken for column's.
 
     Args:

@@ -1,10 +1,17 @@
 """Features of images, computed once."""
 
+from collections.abc import Callable, Iterable
+from typing import Any
+
 import keras
 import numpy as np
 
+from keras_mae.types import Tensor
 
-def extract_features(predict, dataset):
+
+def extract_features(
+    predict: Callable[[np.ndarray], Tensor], dataset: Iterable[Any]
+) -> tuple[np.ndarray, np.ndarray]:
     """Run a predict function over a data set of (images, labels).
 
     Args:
@@ -24,7 +31,7 @@ def extract_features(predict, dataset):
     return np.concatenate(features), np.concatenate(labels).astype("int64")
 
 
-def raw_pixels(images, max_side=32):
+def raw_pixels(images: Tensor, max_side: int = 32) -> np.ndarray:
     """Return images themselves as features: what any encoder has to be better than.
 
     Args:

@@ -1,11 +1,20 @@
 """Nearest neighbours: how well features tell classes apart without any training."""
 
+from collections.abc import Sequence
+from typing import Any
+
 import numpy as np
 
 
 def knn_predict(
-    train_features, train_labels, features, num_classes, ks=(20,), temperature=0.07, chunk=1024
-):
+    train_features: np.ndarray,
+    train_labels: np.ndarray,
+    features: np.ndarray,
+    num_classes: int,
+    ks: Sequence[int] = (20,),
+    temperature: float = 0.07,
+    chunk: int = 1024,
+) -> dict[int, np.ndarray]:
     """Classify by the weighted votes of the nearest training features, by cosine.
 
     A neighbour of similarity s votes with `exp(s / temperature)`. Similarities are computed
@@ -36,7 +45,7 @@ def knn_predict(
         )
     train = _unit_rows(train_features).T
     largest = max(ks)
-    predictions = {k: [] for k in ks}
+    predictions: dict[int, list[np.ndarray]] = {k: [] for k in ks}
     for start in range(0, len(features), chunk):
         similarity = _unit_rows(features[start : start + chunk]) @ train
         nearest = np.argpartition(-similarity, largest - 1, axis=1)[:, :largest]
@@ -53,7 +62,15 @@ def knn_predict(
     return {k: np.concatenate(parts) for k, parts in predictions.items()}
 
 
-def knn_accuracy(train_features, train_labels, features, labels, num_classes, k=20, **kwargs):
+def knn_accuracy(
+    train_features: np.ndarray,
+    train_labels: np.ndarray,
+    features: np.ndarray,
+    labels: np.ndarray,
+    num_classes: int,
+    k: int = 20,
+    **kwargs: Any,
+) -> float:
     """Return the top-1 accuracy, in [0, 1], of `knn_predict` with k neighbours."""
     predicted = knn_predict(train_features, train_labels, features, num_classes, ks=(k,), **kwargs)[
         k

@@ -1,5 +1,8 @@
 """Write an export under another name, check it there, and give it its name with its card."""
 
+from pathlib import Path
+from typing import Any
+
 import keras
 
 from keras_mae.export.card import build_card, write_card
@@ -8,20 +11,21 @@ from keras_mae.export.source import open_source
 from keras_mae.export.verify import check_export, over_bound, reference_outputs, sample_images
 from keras_mae.files import new_directory
 from keras_mae.registry import find
+from keras_mae.types import AnyPath, Size
 
 
 def export_encoder(
-    model,
-    directory,
-    format="saved_model",
+    model: keras.Model | AnyPath,
+    directory: AnyPath,
+    format: str = "saved_model",
     *,
-    image_size=None,
-    check_dataset=None,
-    num_check_images=16,
-    loads=1,
-    fresh_process=True,
-    **options,
-):
+    image_size: Size | None = None,
+    check_dataset: Any = None,
+    num_check_images: int = 16,
+    loads: int = 1,
+    fresh_process: bool = True,
+    **options: Any,
+) -> Path:
     """Write an encoder, or a classifier, for use without this library, and check its numbers.
 
     The written file takes images of pixels 0-255, `(B, H, W, C)`, and normalises them inside, with

@@ -1,15 +1,24 @@
 """From anything that holds an encoder to the encoder."""
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
+
+import keras
 
 from keras_mae.files import saved_model_path
 from keras_mae.interop.load import load_pretrained
+from keras_mae.models.encoder import ViTEncoder
 from keras_mae.models.openers import open_encoder, register_opener
 from keras_mae.models.saved_model_encoder import CARD, SavedModelEncoder
+from keras_mae.types import AnyPath
 
 
-def load_encoder(source, mean=None, std=None):
+def load_encoder(
+    source: keras.Model | AnyPath,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+) -> ViTEncoder | SavedModelEncoder:
     """Return the encoder that `source` is, has as its `encoder`, or is a path to.
 
     Args:

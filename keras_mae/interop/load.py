@@ -3,6 +3,8 @@
 import inspect
 import logging
 import math
+from collections.abc import Sequence
+from typing import Any
 
 import keras
 
@@ -12,13 +14,14 @@ from keras_mae.layers.arguments import grid_size, pair
 from keras_mae.layers.resampling import is_sincos
 from keras_mae.models.weights import assign_weights
 from keras_mae.presets import list_presets, preset_config
+from keras_mae.types import AnyPath
 
 logger = logging.getLogger(__name__)
 
 _TABLE = "encoder.positions.table"
 
 
-def load_pretrained(path, **overrides):
+def load_pretrained(path: AnyPath, **overrides: Any) -> keras.Model:
     """Make a model of a checkpoint, whoever wrote it.
 
     Known, by content: this library's `.keras`; transformers' ViTMAEForPreTraining, ViTMAEModel and
@@ -54,7 +57,7 @@ def load_pretrained(path, **overrides):
     return model
 
 
-def load_weights_into(model, path, skip=()):
+def load_weights_into(model: keras.Model, path: AnyPath, skip: str | Sequence[str] = ()) -> None:
     """Put a checkpoint's weights into an existing model, all or none.
 
     Args:
@@ -70,7 +73,10 @@ def load_weights_into(model, path, skip=()):
     kind_of(model)
     checkpoint = read_checkpoint(path)
     encoder = getattr(model, "encoder", model)
-    parts = (("num_heads", encoder), ("decoder_num_heads", getattr(model, "decoder", None)))
+    parts: tuple[tuple[str, Any], ...] = (
+        ("num_heads", encoder),
+        ("decoder_num_heads", getattr(model, "decoder", None)),
+    )
     for key, part in parts:
         heads = checkpoint.config.get(key)
         if None not in (heads, part) and heads != part.num_heads:

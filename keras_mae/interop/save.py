@@ -4,6 +4,7 @@ import json
 import logging
 from pathlib import Path
 
+import keras
 import numpy as np
 
 from keras_mae.files import new_directory
@@ -13,13 +14,14 @@ from keras_mae.interop.names import reference_name, to_reference_layout
 from keras_mae.interop.read import CONFIG_KEY
 from keras_mae.layers.masking import MaskRatioSchedule
 from keras_mae.models.weights import get_weights
+from keras_mae.types import AnyPath
 
 logger = logging.getLogger(__name__)
 
 FORMATS = ("hf", "meta")
 
 
-def save_pretrained(model, directory, format="hf"):
+def save_pretrained(model: keras.Model, directory: AnyPath, format: str = "hf") -> None:
     """Write a model for other libraries; `load_pretrained` reads it back bit by bit.
 
     "hf": `model.safetensors`, `config.json` and `preprocessor_config.json`, which transformers

@@ -1,9 +1,12 @@
 """Checks shared by the layers: each error names the argument, what was expected and what came."""
 
+from collections.abc import Sequence
+from typing import Any
+
 import keras
 
 
-def pair(value, name):
+def pair(value: int | Sequence[int], name: str) -> tuple[int, int]:
     """Return `value` as a `(height, width)` tuple of two positive ints.
 
     Args:
@@ -22,10 +25,11 @@ def pair(value, name):
         raise ValueError(
             f"`{name}` must be a positive int or a pair (height, width) of them. Received: {value}"
         )
-    return tuple(int(v) for v in values)
+    height, width = (int(v) for v in values)
+    return height, width
 
 
-def grid_size(image_size, patch_size):
+def grid_size(image_size: int | Sequence[int], patch_size: int | Sequence[int]) -> tuple[int, int]:
     """Return the patch grid `(rows, columns)` of an image, or raise if patches do not tile it.
 
     Raises:
@@ -42,19 +46,19 @@ def grid_size(image_size, patch_size):
     return image[0] // patch[0], image[1] // patch[1]
 
 
-def check_positive_int(value, name):
+def check_positive_int(value: object, name: str) -> None:
     """Raise a ValueError unless `value` is an int of at least 1."""
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
         raise ValueError(f"`{name}` must be an int of at least 1. Received: {value!r}")
 
 
-def check_rate(value, name):
+def check_rate(value: object, name: str) -> None:
     """Raise a ValueError unless `value` is a number in [0, 1)."""
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1:
         raise ValueError(f"`{name}` must be a float in [0, 1). Received: {value!r}")
 
 
-def check_dtype(dtype):
+def check_dtype(dtype: Any) -> None:
     """Raise a ValueError unless `dtype` is None or a Keras policy that computes with floats."""
     try:
         valid = keras.backend.is_float_dtype(keras.dtype_policies.get(dtype).compute_dtype)

@@ -1,9 +1,12 @@
 """Multi-head attention, of a sequence to itself or to another."""
 
+from typing import Any
+
 import keras
 
 from keras_mae.layers import kernels
 from keras_mae.layers.arguments import check_positive_int
+from keras_mae.types import Shape, Tensor
 
 
 @keras.saving.register_keras_serializable(package="keras_mae")
@@ -30,13 +33,13 @@ class Attention(keras.layers.Layer):
         the joint ones over their joint width, as He et al. 2021, appendix A.1, do.
     """
 
-    def __init__(self, num_heads, cross=False, **kwargs):
+    def __init__(self, num_heads: int, cross: bool = False, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         check_positive_int(num_heads, "num_heads")
         self.num_heads = num_heads
         self.cross = cross
 
-    def build(self, x_shape, context_shape=None):
+    def build(self, x_shape: Shape, context_shape: Shape | None = None) -> None:
         dim = x_shape[-1]
         if dim % self.num_heads:
             raise ValueError(
@@ -52,21 +55,28 @@ class Attention(keras.layers.Layer):
             self.query_key_value = self._dense(3 * dim, "query_key_value", x_shape)
         self.output_projection = self._dense(dim, "output_projection", (*x_shape[:-1], dim))
 
-    def _check_context(self, shape):
+    def _check_context(self, shape: Shape | None) -> None:
         if self.cross != (shape is not None):
             raise ValueError(
                 "`context` must be given if and only if `cross` is true. Received: "
                 f"cross={self.cross}, context of shape {shape}"
             )
 
-    def _dense(self, units, name, input_shape):
+    def _dense(self, units: int, name: str, input_shape: Shape | None) -> keras.layers.Dense:
         layer = keras.layers.Dense(
             units, kernel_initializer="glorot_uniform", name=name, dtype=self.dtype_policy
         )
         layer.build(input_shape)
         return layer
 
-    def call(self, x, context=None, attention_mask=None, first_query=0, training=False):
+    def call(
+        self,
+        x: Tensor,
+        context: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        first_query: int = 0,
+        training: bool = False,
+    ) -> Tensor:
         self._check_context(None if context is None else context.shape)
         first = self.query if self.cross else self.query_key_value
         projected = [kernels.dense(x, first, training)]
@@ -75,13 +85,15 @@ class Attention(keras.layers.Layer):
         x = kernels.attention(projected, self.num_heads, attention_mask, first_query, training)
         return self.output_projection(x)
 
-    def compute_output_shape(self, input_shape=None, x_shape=None, context_shape=None):
+    def compute_output_shape(
+        self, input_shape: Any = None, x_shape: Any = None, context_shape: Any = None
+    ) -> Shape:
         """Keras's summary names the shapes as `build` does, and all others `input_shape`."""
         return tuple(input_shape or x_shape)
 
-    def compute_output_spec(self, *args, **kwargs):
+    def compute_output_spec(self, *args: Any, **kwargs: Any) -> Any:
         # By tracing the call: what is given shapes alone does not know of `first_query`.
         return keras.Operation.compute_output_spec(self, *args, **kwargs)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "num_heads": self.num_heads, "cross": self.cross}

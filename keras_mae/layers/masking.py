@@ -4,6 +4,8 @@ The number kept is exact and static for every strategy, so that each compiles on
 strategies are the files in `maskings/`.
 """
 
+from typing import Any, Self
+
 import keras
 import numpy as np
 from keras import ops
@@ -11,11 +13,12 @@ from keras import ops
 from keras_mae import registry
 from keras_mae.layers.arguments import check_positive_int, pair
 from keras_mae.layers.maskings.base import MaskingStrategy
+from keras_mae.types import Shape, Size, Tensor
 
 MASKINGS = "keras_mae.layers.maskings"
 
 
-def num_kept(num_patches, mask_ratio):
+def num_kept(num_patches: int, mask_ratio: float) -> int:
     """Return K, the number of visible patches: `int(N * (1 - mask_ratio))`.
 
     It is that of the reference to the last bit: 9, not 10, of 100 patches are kept at ratio .9, as
@@ -37,7 +40,7 @@ def num_kept(num_patches, mask_ratio):
     return kept
 
 
-def keep_lowest(scores, num_keep):
+def keep_lowest(scores: Tensor, num_keep: int) -> tuple[Tensor, Tensor]:
     """Order patches by score: the K lowest are kept, the others removed.
 
     Args:
@@ -51,12 +54,12 @@ def keep_lowest(scores, num_keep):
     return order[:, :num_keep], order[:, num_keep:]
 
 
-def removed_mask(removed_ids, num_patches):
+def removed_mask(removed_ids: Tensor, num_patches: int) -> Tensor:
     """Return float32 `(B, N)`: 1 where a patch is in `removed_ids`, int `(B, M)`, else 0."""
     return ops.sum(ops.one_hot(removed_ids, num_patches, dtype="float32"), axis=1)
 
 
-def get_masking(masking):
+def get_masking(masking: str | dict[str, Any] | MaskingStrategy) -> MaskingStrategy:
     """Return the strategy for a name, a config, or a `MaskingStrategy` itself.
 
     Args:
@@ -71,20 +74,19 @@ def get_masking(masking):
             # A user's own, which could else not be loaded from a file.
             keras.saving.register_keras_serializable(package=cls.__module__)(cls)
         return cls()
-    if isinstance(masking, dict):
-        masking = _from_config(masking)
+    strategy: Any = _from_config(masking) if isinstance(masking, dict) else masking
     methods = ("scores", "noise_size", "get_config")
-    complete = all(callable(getattr(masking, method, None)) for method in methods)
-    if isinstance(masking, type) or not complete:
+    complete = all(callable(getattr(strategy, method, None)) for method in methods)
+    if isinstance(strategy, type) or not complete:
         raise ValueError(
             f"`masking` must be one of {registry.names(MASKINGS)}, MODULE:CLASS, or an instance of "
             f"a subclass of `keras_mae.layers.MaskingStrategy`, with the methods {methods}. "
-            f"Received: {masking!r}"
+            f"Received: {strategy!r}"
         )
-    return masking
+    return strategy
 
 
-def _from_config(config):
+def _from_config(config: dict[str, Any]) -> Any:
     try:
         return keras.saving.deserialize_keras_object(config)
     except TypeError as error:
@@ -109,7 +111,7 @@ class MaskRatioSchedule:
         num_levels: int of at least 2.
     """
 
-    def __init__(self, start, end, total_steps, num_levels=4):
+    def __init__(self, start: float, end: float, total_steps: int, num_levels: int = 4) -> None:
         check_positive_int(total_steps, "total_steps")
         check_positive_int(num_levels, "num_levels")
         if num_levels < 2:
@@ -123,17 +125,17 @@ class MaskRatioSchedule:
         self.num_levels = num_levels
 
     @property
-    def ratios(self):
+    def ratios(self) -> list[float]:
         """The levels' ratios, a list of floats from `start` to `end`."""
         return [float(r) for r in np.linspace(self.start, self.end, self.num_levels)]
 
-    def level(self, step):
+    def level(self, step: Tensor) -> Tensor:
         """Return the index of a step's level: int32 scalar tensor, for an int scalar `step`."""
         step = ops.minimum(ops.cast(step, "float32"), float(self.total_steps))
         level = ops.floor(step * (self.num_levels / self.total_steps))
         return ops.cast(ops.minimum(level, self.num_levels - 1.0), "int32")
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {
             "start": self.start,
             "end": self.end,
@@ -142,7 +144,7 @@ class MaskRatioSchedule:
         }
 
     @classmethod
-    def from_config(cls, config):
+    def from_config(cls, config: dict[str, Any]) -> Self:
         return cls(**config)
 
 
@@ -163,7 +165,13 @@ class PatchMasking(keras.layers.Layer):
         ValueError: if no patch, or every patch, would be kept.
     """
 
-    def __init__(self, grid_size, masking="random", mask_ratio=0.75, **kwargs):
+    def __init__(
+        self,
+        grid_size: Size,
+        masking: str | dict[str, Any] | MaskingStrategy = "random",
+        mask_ratio: float = 0.75,
+        **kwargs: Any,
+    ) -> None:
         # Noise stays in float32: in half precision, many scores would tie.
         super().__init__(autocast=False, **kwargs)
         self.grid_size = pair(grid_size, "grid_size")
@@ -174,13 +182,13 @@ class PatchMasking(keras.layers.Layer):
         self.build((None, self.noise_size))
 
     @property
-    def noise_size(self):
+    def noise_size(self) -> int:
         return self.masking.noise_size(self.grid_size)
 
-    def build(self, input_shape):
+    def build(self, input_shape: Shape) -> None:
         """There are no weights."""
 
-    def call(self, noise, num_keep=None):
+    def call(self, noise: Tensor, num_keep: int | None = None) -> tuple[Tensor, Tensor]:
         num_keep = self.num_keep if num_keep is None else num_keep
         num_patches = self.grid_size[0] * self.grid_size[1]
         if tuple(noise.shape[1:]) != (self.noise_size,):
@@ -200,15 +208,15 @@ class PatchMasking(keras.layers.Layer):
             )
         return keep_lowest(scores, num_keep)
 
-    def compute_output_shape(self, input_shape):
+    def compute_output_shape(self, input_shape: Shape) -> tuple[Shape, Shape]:
         num_patches = self.grid_size[0] * self.grid_size[1]
         return (input_shape[0], self.num_keep), (input_shape[0], num_patches - self.num_keep)
 
-    def compute_output_spec(self, *args, **kwargs):
+    def compute_output_spec(self, *args: Any, **kwargs: Any) -> Any:
         # By tracing the call: what is given shapes alone does not know of `num_keep`.
         return keras.Operation.compute_output_spec(self, *args, **kwargs)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {
             **super().get_config(),
             "grid_size": self.grid_size,

@@ -1,12 +1,15 @@
 """Images to patches and back."""
 
+from typing import Any
+
 import keras
 from keras import ops
 
 from keras_mae.layers.arguments import check_positive_int, grid_size, pair
+from keras_mae.types import Shape, Size, Tensor
 
 
-def patchify(images, patch_size):
+def patchify(images: Tensor, patch_size: Size) -> Tensor:
     """Cut images into a row-major sequence of non-overlapping patches.
 
     A patch's values are ordered (row in patch, column in patch, channel).
@@ -33,7 +36,7 @@ def patchify(images, patch_size):
     return ops.reshape(x, (-1, h * w, p * q * channels))
 
 
-def unpatchify(patches, patch_size, image_size):
+def unpatchify(patches: Tensor, patch_size: Size, image_size: Size) -> Tensor:
     """Put patches back into images: the inverse of `patchify`.
 
     Args:
@@ -65,7 +68,7 @@ def unpatchify(patches, patch_size, image_size):
     return ops.reshape(x, (-1, height, width, channels))
 
 
-def gather_tokens(tokens, ids):
+def gather_tokens(tokens: Tensor, ids: Tensor) -> Tensor:
     """Pick tokens of each sequence by index.
 
     Args:
@@ -100,7 +103,7 @@ class PatchEmbedding(keras.layers.Layer):
         a linear layer's (Xavier uniform over P and D), as He et al. 2021, appendix A.1, do.
     """
 
-    def __init__(self, hidden_dim, **kwargs):
+    def __init__(self, hidden_dim: int, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         check_positive_int(hidden_dim, "hidden_dim")
         self.hidden_dim = hidden_dim
@@ -111,14 +114,14 @@ class PatchEmbedding(keras.layers.Layer):
             dtype=self.dtype_policy,
         )
 
-    def build(self, input_shape):
+    def build(self, input_shape: Shape) -> None:
         self.projection.build(input_shape)
 
-    def call(self, patches):
+    def call(self, patches: Tensor) -> Tensor:
         return self.projection(patches)
 
-    def compute_output_shape(self, input_shape):
+    def compute_output_shape(self, input_shape: Shape) -> Shape:
         return (*input_shape[:-1], self.hidden_dim)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "hidden_dim": self.hidden_dim}

@@ -2,21 +2,23 @@
 
 from keras import ops
 
+from keras_mae.types import Tensor
+
 POOLINGS = ("token", "mean", "both")
 
 
-def check_pooling(pooling):
+def check_pooling(pooling: str) -> None:
     """Raise a ValueError unless `pooling` is one of the `POOLINGS`."""
     if pooling not in POOLINGS:
         raise ValueError(f"`pooling` must be one of {list(POOLINGS)}. Received: {pooling!r}")
 
 
-def pooled_dim(hidden_dim, pooling):
+def pooled_dim(hidden_dim: int, pooling: str) -> int:
     """Return the width of what `pool_tokens` returns for tokens of width `hidden_dim`."""
     return 2 * hidden_dim if pooling == "both" else hidden_dim
 
 
-def pool_tokens(tokens, pooling):
+def pool_tokens(tokens: Tensor, pooling: str) -> Tensor:
     """Return one feature vector an image.
 
     Args:

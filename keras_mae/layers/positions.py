@@ -1,21 +1,24 @@
 """Positions: the fixed 2-D sine-cosine table, and the layer that adds it."""
 
+from typing import Any
+
 import keras
 import numpy as np
 from keras import ops
 
 from keras_mae.layers.arguments import pair
 from keras_mae.layers.patches import gather_tokens
+from keras_mae.types import Shape, Size, Tensor
 
 
-def _sincos(positions, dim):
+def _sincos(positions: np.ndarray, dim: int) -> np.ndarray:
     """Return `[sin | cos]` of 1-D `positions (n,)` at `dim / 2` frequencies: `(n, dim)`."""
     frequencies = 1.0 / 10000.0 ** (np.arange(dim // 2, dtype=np.float64) / (dim / 2.0))
     angles = np.outer(positions, frequencies)
     return np.concatenate([np.sin(angles), np.cos(angles)], axis=1)
 
 
-def sincos_positions(hidden_dim, grid_size):
+def sincos_positions(hidden_dim: int, grid_size: Size) -> np.ndarray:
     """Return the fixed position table of a patch grid, its class token's row of zeros first.
 
     The first half of a row encodes the column, the second half the row; each half is the sines
@@ -59,12 +62,12 @@ class PositionTable(keras.layers.Layer):
         float `(B, 1 + K, D)`.
     """
 
-    def __init__(self, grid_size, learned=False, **kwargs):
+    def __init__(self, grid_size: Size, learned: bool = False, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.grid_size = pair(grid_size, "grid_size")
         self.learned = learned
 
-    def build(self, input_shape):
+    def build(self, input_shape: Shape) -> None:
         dim = input_shape[-1]
         rows, columns = self.grid_size
         self.table = self.add_weight(
@@ -77,11 +80,11 @@ class PositionTable(keras.layers.Layer):
         )
 
     @property
-    def no_weight_decay(self):
+    def no_weight_decay(self) -> list[Any]:
         """The weights, beside vectors, that weight decay leaves alone."""
         return [self.table]
 
-    def call(self, tokens, ids=None):
+    def call(self, tokens: Tensor, ids: Tensor | None = None) -> Tensor:
         table = ops.expand_dims(ops.cast(self.table, self.compute_dtype), axis=0)
         if ids is None:
             return tokens + table
@@ -89,8 +92,8 @@ class PositionTable(keras.layers.Layer):
         class_row = ops.broadcast_to(table[:, :1], (ops.shape(ids)[0], 1, table.shape[-1]))
         return tokens + ops.concatenate([class_row, patches], axis=1)
 
-    def compute_output_shape(self, input_shape):
+    def compute_output_shape(self, input_shape: Shape) -> Shape:
         return input_shape
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "grid_size": self.grid_size, "learned": self.learned}

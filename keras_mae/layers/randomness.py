@@ -4,11 +4,17 @@ This is the one place under `layers/` that asks which backend runs: only TensorF
 model's code over devices, and only there would each replica draw the same numbers.
 """
 
+from typing import Any
+
 import keras
 from keras import ops
 
+from keras_mae.types import Shape, Tensor
 
-def global_uniform(shape, seed_generator, share=None):
+
+def global_uniform(
+    shape: Shape, seed_generator: keras.random.SeedGenerator, share: tuple[Any, Any] | None = None
+) -> Tensor:
     """Draw uniform noise for this replica's images, and advance the generator by one.
 
     Each replica draws the global batch's noise and keeps its own rows, so that no two replicas
@@ -27,7 +33,7 @@ def global_uniform(shape, seed_generator, share=None):
     return _tensorflow_uniform(shape, seed, *(share or _equal_share(shape[0])))
 
 
-def replica_share(size):
+def replica_share(size: Any) -> tuple[Any, Any]:
     """Return which rows of the global batch this replica has, as `(total, first)`.
 
     Replicas share out a last, smaller batch unequally; some may have nothing.
@@ -51,7 +57,7 @@ def replica_share(size):
     return tf.reduce_sum(sizes), tf.cumsum(sizes, exclusive=True)[replica]
 
 
-def fixed_uniform(shape, seed):
+def fixed_uniform(shape: Shape, seed: Any) -> Tensor:
     """Draw uniform noise that is the same at each call, without any state.
 
     Args:
@@ -66,7 +72,7 @@ def fixed_uniform(shape, seed):
     return _tensorflow_uniform(shape, seed, shape[0], 0)
 
 
-def _equal_share(size):
+def _equal_share(size: Any) -> tuple[Any, Any]:
     import tensorflow as tf
 
     context = tf.distribute.get_replica_context()
@@ -75,7 +81,7 @@ def _equal_share(size):
     return size * context.num_replicas_in_sync, size * context.replica_id_in_sync_group
 
 
-def _tensorflow_uniform(shape, seed, total, first):
+def _tensorflow_uniform(shape: Shape, seed: Tensor, total: Any, first: Any) -> Tensor:
     import tensorflow as tf
 
     size, rest = shape[0], list(shape[1:])

@@ -1,9 +1,12 @@
 """Position tables for another grid of patches."""
 
+from typing import Any
+
 import numpy as np
 
 from keras_mae.layers.arguments import pair
 from keras_mae.layers.positions import sincos_positions
+from keras_mae.types import Size
 
 # The cubic kernel's parameter: PyTorch's, with which other libraries resample position tables.
 CUBIC = -0.75
@@ -11,7 +14,7 @@ CUBIC = -0.75
 SINCOS_TOLERANCE = 1e-3
 
 
-def is_sincos(table, grid_size):
+def is_sincos(table: np.ndarray, grid_size: tuple[int, int]) -> bool:
     """Return whether a table `(1 + N, D)` is the fixed sine-cosine one of a grid."""
     if table.shape[1] % 4 or table.shape[0] != 1 + grid_size[0] * grid_size[1]:
         return False
@@ -19,7 +22,7 @@ def is_sincos(table, grid_size):
     return bool(np.abs(table - fixed).max() < SINCOS_TOLERANCE)
 
 
-def resize_positions(table, grid_size, new_grid_size):
+def resize_positions(table: Any, grid_size: Size, new_grid_size: Size) -> np.ndarray:
     """Return a position table for another grid.
 
     A sine-cosine table is computed anew. Any other was learned, and is resampled: bicubic in two
@@ -52,7 +55,7 @@ def resize_positions(table, grid_size, new_grid_size):
     return np.concatenate([table[:1], patches.reshape(-1, table.shape[1])]).astype("float32")
 
 
-def _cubic_matrix(size, new_size):
+def _cubic_matrix(size: int, new_size: int) -> np.ndarray:
     """Return `(new_size, size)`: each output's weights of its four nearest inputs, edges repeated.
 
     Reference: Keys 1981, Cubic convolution interpolation for digital image processing.

@@ -1,6 +1,8 @@
 """The pre-norm transformer block, its MLP, and drop path."""
 
 import functools
+from collections.abc import Callable
+from typing import Any
 
 import keras
 from keras import ops
@@ -9,6 +11,7 @@ from keras_mae.layers import kernels
 from keras_mae.layers.arguments import check_positive_int, check_rate
 from keras_mae.layers.attention import Attention
 from keras_mae.layers.randomness import global_uniform
+from keras_mae.types import Shape, Tensor
 
 _STATE_KEY = "seed_generator_state"
 
@@ -19,12 +22,12 @@ class LayerNormalization(keras.layers.LayerNormalization):
     The name has to be Keras's: files of models are by the names of classes.
     """
 
-    def call(self, inputs, training=False):
+    def call(self, inputs: Tensor, training: bool = False) -> Tensor:
         x = kernels.layer_norm(inputs, self.gamma, self.beta, self.epsilon, training)
         return ops.cast(x, self.compute_dtype)
 
 
-def layer_norm(name, dtype, epsilon=1e-6):
+def layer_norm(name: str, dtype: Any, epsilon: float = 1e-6) -> LayerNormalization:
     """Return the model's layer normalisation: moments in float32, the reference's epsilon."""
     return LayerNormalization(epsilon=epsilon, name=name, dtype=dtype)
 
@@ -42,12 +45,12 @@ class MLP(keras.layers.Layer):
         float `(..., D)`.
     """
 
-    def __init__(self, mlp_dim, **kwargs):
+    def __init__(self, mlp_dim: int, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         check_positive_int(mlp_dim, "mlp_dim")
         self.mlp_dim = mlp_dim
 
-    def build(self, input_shape):
+    def build(self, input_shape: Shape) -> None:
         self.hidden = keras.layers.Dense(self.mlp_dim, name="hidden", dtype=self.dtype_policy)
         self.hidden.build(input_shape)
         self.output_projection = keras.layers.Dense(
@@ -55,14 +58,14 @@ class MLP(keras.layers.Layer):
         )
         self.output_projection.build((*input_shape[:-1], self.mlp_dim))
 
-    def call(self, x, training=False):
+    def call(self, x: Tensor, training: bool = False) -> Tensor:
         hidden = kernels.dense(x, self.hidden, training)
         return kernels.gelu_dense(hidden, self.output_projection, training)
 
-    def compute_output_shape(self, input_shape):
+    def compute_output_shape(self, input_shape: Shape) -> Shape:
         return tuple(input_shape)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "mlp_dim": self.mlp_dim}
 
 
@@ -84,7 +87,7 @@ class DropPath(keras.layers.Layer):
     Reference: Huang et al. 2016, arXiv:1603.09382.
     """
 
-    def __init__(self, rate, seed=0, **kwargs):
+    def __init__(self, rate: float, seed: int = 0, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         check_rate(rate, "rate")
         self.rate = rate
@@ -93,30 +96,30 @@ class DropPath(keras.layers.Layer):
         self.seed_generator = keras.random.SeedGenerator(seed) if rate else None
         self.built = True
 
-    def draw(self, count, share=None):
+    def draw(self, count: Tensor, share: tuple[Any, Any] | None = None) -> Tensor:
         """Return bool `(count,)`, which images are kept; `share` as in `global_uniform`."""
         return global_uniform((count,), self.seed_generator, share) >= self.rate
 
-    def call(self, x, kept=None, training=False):
+    def call(self, x: Tensor, kept: Tensor | None = None, training: bool = False) -> Tensor:
         if not training or self.rate == 0:
             return x
         kept = self.draw(ops.shape(x)[0]) if kept is None else kept
         kept = ops.reshape(kept, (-1, *([1] * (len(x.shape) - 1))))
         return x * ops.cast(kept, x.dtype) / ops.cast(1 - self.rate, x.dtype)
 
-    def compute_output_shape(self, input_shape):
+    def compute_output_shape(self, input_shape: Shape) -> Shape:
         return tuple(input_shape)
 
-    def save_own_variables(self, store):
+    def save_own_variables(self, store: Any) -> None:
         super().save_own_variables(store)
         if self.seed_generator is not None:  # Keras does not save random states.
             store[_STATE_KEY] = ops.convert_to_numpy(self.seed_generator.state)
 
-    def load_own_variables(self, store):
+    def load_own_variables(self, store: Any) -> None:
         if self.seed_generator is not None and _STATE_KEY in store.keys():  # noqa: SIM118 (no dict)
             self.seed_generator.state.assign(store[_STATE_KEY])
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "rate": self.rate, "seed": self.seed}
 
 
@@ -146,14 +149,14 @@ class TransformerBlock(keras.layers.Layer):
 
     def __init__(
         self,
-        num_heads,
-        mlp_dim,
-        drop_path=0.0,
-        cross=False,
-        seed=0,
-        norm_epsilon=1e-6,
-        **kwargs,
-    ):
+        num_heads: int,
+        mlp_dim: int,
+        drop_path: float = 0.0,
+        cross: bool = False,
+        seed: int = 0,
+        norm_epsilon: float = 1e-6,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(**kwargs)
         check_rate(drop_path, "drop_path")
         self.num_heads = num_heads
@@ -164,7 +167,9 @@ class TransformerBlock(keras.layers.Layer):
         self.norm_epsilon = norm_epsilon
         policy = self.dtype_policy
         self.attention_norm = layer_norm("attention_norm", policy, norm_epsilon)
-        self.attention = Attention(num_heads, cross=cross, name="attention", dtype=policy)
+        self.attention: keras.layers.Layer = Attention(
+            num_heads, cross=cross, name="attention", dtype=policy
+        )
         self.mlp_norm = layer_norm("mlp_norm", policy, norm_epsilon)
         self.mlp = MLP(mlp_dim, name="mlp", dtype=policy)
         # One each, so that the two branches are dropped independently.
@@ -173,13 +178,21 @@ class TransformerBlock(keras.layers.Layer):
         )
         self.mlp_drop = DropPath(drop_path, seed=2 * seed + 1, name="mlp_drop", dtype=policy)
 
-    def build(self, x_shape, context_shape=None):
+    def build(self, x_shape: Shape, context_shape: Shape | None = None) -> None:
         self.attention_norm.build(x_shape)
         self.attention.build(x_shape, context_shape)
         self.mlp_norm.build(x_shape)
         self.mlp.build(x_shape)
 
-    def call(self, x, context=None, attention_mask=None, first_query=0, kept=None, training=False):
+    def call(
+        self,
+        x: Tensor,
+        context: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        first_query: int = 0,
+        kept: Tensor | None = None,
+        training: bool = False,
+    ) -> Tensor:
         attention = functools.partial(
             self.attention,
             context=context,
@@ -192,7 +205,7 @@ class TransformerBlock(keras.layers.Layer):
         x = x + self.mlp_drop(self.mlp(self.mlp_norm(x)), second)
         return x
 
-    def draw(self, count, share=None):
+    def draw(self, count: Tensor, share: tuple[Any, Any] | None = None) -> Tensor | None:
         """Return a new `kept` for `count` images, or None where there is no drop path.
 
         `share` as in `layers.randomness.global_uniform`.
@@ -202,15 +215,17 @@ class TransformerBlock(keras.layers.Layer):
         drops = (self.attention_drop, self.mlp_drop)
         return ops.stack([drop.draw(count, share) for drop in drops], axis=1)
 
-    def compute_output_shape(self, input_shape=None, x_shape=None, context_shape=None):
+    def compute_output_shape(
+        self, input_shape: Any = None, x_shape: Any = None, context_shape: Any = None
+    ) -> Shape:
         """Keras's summary names the shapes as `build` does, and all others `input_shape`."""
         return tuple(input_shape or x_shape)
 
-    def compute_output_spec(self, *args, **kwargs):
+    def compute_output_spec(self, *args: Any, **kwargs: Any) -> Any:
         # By tracing the call: what is given shapes alone does not know of `first_query`.
         return keras.Operation.compute_output_spec(self, *args, **kwargs)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {
             **super().get_config(),
             "num_heads": self.num_heads,
@@ -222,18 +237,18 @@ class TransformerBlock(keras.layers.Layer):
         }
 
 
-def _tokens(x, first):
+def _tokens(x: Tensor, first: int) -> Tensor:
     return x[:, first:] if first else x
 
 
-def recomputed(block):
+def recomputed(block: TransformerBlock) -> Callable[..., Tensor]:
     """Return a function that calls a block, which then keeps its inputs only.
 
     The rest is computed again for the gradient (gradient checkpointing). What drop path keeps must
     be given: drawn again, it would be another.
     """
 
-    def call(x, *context, **options):
+    def call(x: Tensor, *context: Tensor, **options: Any) -> Tensor:
         # TensorFlow takes the gradient of what is an argument here, and of nothing else.
         return keras.remat(lambda x, *context: block(x, *context, **options))(x, *context)
 

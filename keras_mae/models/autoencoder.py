@@ -4,6 +4,8 @@ import functools
 import inspect
 import itertools
 import types
+from collections.abc import Sequence
+from typing import Any, Self
 
 import keras
 from keras import ops
@@ -11,6 +13,7 @@ from keras import ops
 from keras_mae.layers.arguments import check_dtype, grid_size, pair
 from keras_mae.layers.masking import MaskRatioSchedule, PatchMasking, keep_lowest, removed_mask
 from keras_mae.layers.masking import num_kept as count_kept
+from keras_mae.layers.maskings.base import MaskingStrategy
 from keras_mae.layers.patches import gather_tokens, patchify, unpatchify
 from keras_mae.layers.randomness import fixed_uniform, global_uniform, replica_share
 from keras_mae.models.decoder import MAEDecoder
@@ -20,6 +23,7 @@ from keras_mae.models.losses import PatchReconstructionLoss, normalize_patches
 from keras_mae.models.reconstruction import restore_pixels
 from keras_mae.models.steps import TrainedInParts
 from keras_mae.presets import preset_config
+from keras_mae.types import Shape, Size, Tensor
 
 _STATE_KEY = "seed_generator_state"
 
@@ -66,28 +70,28 @@ class MaskedAutoencoder(TrainedInParts):
 
     def __init__(
         self,
-        image_size=224,
-        channels=3,
-        patch_size=16,
-        hidden_dim=768,
-        num_layers=12,
-        num_heads=12,
-        mlp_dim=None,
-        decoder_hidden_dim=512,
-        decoder_num_layers=8,
-        decoder_num_heads=16,
-        decoder_mlp_dim=None,
-        mask_ratio=0.75,
-        masking="random",
-        norm_pix_loss=True,
-        decoder_attention="self",
-        prediction_ratio=None,
-        norm_epsilon=1e-6,
-        mean=None,
-        std=None,
-        seed=0,
-        **kwargs,
-    ):
+        image_size: Size = 224,
+        channels: int = 3,
+        patch_size: Size = 16,
+        hidden_dim: int = 768,
+        num_layers: int = 12,
+        num_heads: int = 12,
+        mlp_dim: int | None = None,
+        decoder_hidden_dim: int = 512,
+        decoder_num_layers: int = 8,
+        decoder_num_heads: int = 16,
+        decoder_mlp_dim: int | None = None,
+        mask_ratio: float | MaskRatioSchedule = 0.75,
+        masking: str | MaskingStrategy = "random",
+        norm_pix_loss: bool = True,
+        decoder_attention: str = "self",
+        prediction_ratio: float | None = None,
+        norm_epsilon: float = 1e-6,
+        mean: Sequence[float] | None = None,
+        std: Sequence[float] | None = None,
+        seed: int = 0,
+        **kwargs: Any,
+    ) -> None:
         check_dtype(kwargs.get("dtype"))
         # Sublayers cast what they take. Noise stays in float32: in half precision it would tie.
         super().__init__(autocast=False, **kwargs)
@@ -146,7 +150,7 @@ class MaskedAutoencoder(TrainedInParts):
         self.build((None, *self.image_size, channels))
 
     @classmethod
-    def from_preset(cls, name, **overrides):
+    def from_preset(cls, name: str, **overrides: Any) -> Self:
         """Make a model, randomly initialised, of a named architecture.
 
         Args:
@@ -162,20 +166,20 @@ class MaskedAutoencoder(TrainedInParts):
             raise ValueError(f"`overrides` must be among {sorted(valid)}. Received: {unknown}")
         return cls(**{**config, **overrides})
 
-    def build(self, input_shape):
+    def build(self, input_shape: Shape) -> None:
         """All sublayers are built in the constructor."""
 
     @property
-    def noise_size(self):
+    def noise_size(self) -> int:
         """How many uniform random numbers fix an image's mask; N for random masking."""
         return self.masking.noise_size
 
     @property
-    def mean(self):
+    def mean(self) -> tuple[float, ...]:
         return self.encoder.mean
 
     @property
-    def std(self):
+    def std(self) -> tuple[float, ...]:
         return self.encoder.std
 
     def _mask_ratios(self):
@@ -184,7 +188,9 @@ class MaskedAutoencoder(TrainedInParts):
             return self.mask_ratio.ratios
         return [self.mask_ratio]
 
-    def call(self, images, noise=None, training=False):
+    def call(
+        self, images: Tensor, noise: Tensor | None = None, training: bool = False
+    ) -> dict[str, Tensor]:
         if noise is None:
             noise = fixed_uniform((ops.shape(images)[0], self.noise_size), self.seed)
         prediction, keep_ids, removed_ids = self._predict_all(images, noise, training)
@@ -194,18 +200,20 @@ class MaskedAutoencoder(TrainedInParts):
             "mask": removed_mask(removed_ids, self.encoder.num_patches),
         }
 
-    def compute_output_shape(self, input_shape, noise_shape=None):
+    def compute_output_shape(
+        self, input_shape: Shape, noise_shape: Shape | None = None
+    ) -> dict[str, Shape]:
         num_patches = self.encoder.num_patches
         return {
             "prediction": (input_shape[0], num_patches, self.decoder.patch_dim),
             "mask": (input_shape[0], num_patches),
         }
 
-    def compute_output_spec(self, *args, **kwargs):
+    def compute_output_spec(self, *args: Any, **kwargs: Any) -> Any:
         # By tracing the call: the mask is in float32 whatever the policy.
         return keras.Operation.compute_output_spec(self, *args, **kwargs)
 
-    def compile(self, optimizer="adamw", **kwargs):
+    def compile(self, optimizer: Any = "adamw", **kwargs: Any) -> None:  # type: ignore[override]
         """Configure training; see `TrainedInParts.compile` for what Keras's `compile` has not.
 
         Args:
@@ -226,7 +234,7 @@ class MaskedAutoencoder(TrainedInParts):
     def _recomputed(self):
         return [self.encoder, self.decoder]
 
-    def fit(self, x=None, *args, **kwargs):
+    def fit(self, x: Any = None, *args: Any, **kwargs: Any) -> keras.callbacks.History:
         """Train on images, see `keras.Model.fit`; the first images are checked before any step.
 
         Raises:
@@ -250,12 +258,19 @@ class MaskedAutoencoder(TrainedInParts):
                 check_normalised(images, self.mean, self.std)
         return super().fit(x, *args, **kwargs)
 
-    def evaluate(self, x=None, *args, **kwargs):
+    def evaluate(self, x: Any = None, *args: Any, **kwargs: Any) -> Any:
         """Return the loss on images; each evaluation draws the same masks."""
         self.test_seed_generator.state.assign([self.seed, 0])
         return super().evaluate(x, *args, **kwargs)
 
-    def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
+    def compute_loss(
+        self,
+        x: Any = None,
+        y: Any = None,
+        y_pred: Any = None,
+        sample_weight: Any = None,
+        training: bool = True,
+    ) -> Tensor:
         """Return the loss of a batch: the forward pass and the loss, on any Keras backend.
 
         Args:
@@ -319,7 +334,7 @@ class MaskedAutoencoder(TrainedInParts):
 
     if keras.backend.backend() == "tensorflow":
 
-        def test_step(self, data):
+        def test_step(self, data: Any) -> dict[str, Tensor]:
             images, _, weights = keras.utils.unpack_x_y_sample_weight(data)
             loss = self.compute_loss(x=images, sample_weight=weights, training=False)
             return self._logs(loss, images, sample_weight=weights)
@@ -368,7 +383,13 @@ class MaskedAutoencoder(TrainedInParts):
         restore_ids = ops.argsort(ops.concatenate([keep_ids, removed_ids], axis=1), axis=1)
         return gather_tokens(prediction, ops.cast(restore_ids, "int32")), keep_ids, removed_ids
 
-    def reconstruct(self, images, noise=None, seed=0, statistics="visible"):
+    def reconstruct(
+        self,
+        images: Tensor,
+        noise: Tensor | None = None,
+        seed: int = 0,
+        statistics: str = "visible",
+    ) -> dict[str, Tensor]:
         """Hide patches of images and rebuild them.
 
         A `norm_pix_loss` model predicts a hidden patch up to its mean and deviation. By default
@@ -426,17 +447,17 @@ class MaskedAutoencoder(TrainedInParts):
             ),
         }
 
-    def save_own_variables(self, store):
+    def save_own_variables(self, store: Any) -> None:
         super().save_own_variables(store)
         # Keras does not save random states: without it, a loaded model would replay its masks.
         store[_STATE_KEY] = ops.convert_to_numpy(self.seed_generator.state)
 
-    def load_own_variables(self, store):
+    def load_own_variables(self, store: Any) -> None:
         self.seed_generator.state.assign(store[_STATE_KEY])
         names = [name for name in store.keys() if name != _STATE_KEY]  # noqa: SIM118 (not a dict)
         super().load_own_variables({name: store[name] for name in names})
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         encoder, decoder = self.encoder, self.decoder
         mask_ratio = self.mask_ratio
         if isinstance(mask_ratio, MaskRatioSchedule):

@@ -1,5 +1,7 @@
 """An encoder with a linear head, to be fine-tuned or probed."""
 
+from typing import Any
+
 import keras
 from keras import ops
 
@@ -8,6 +10,7 @@ from keras_mae.layers.pooling import check_pooling, pool_tokens, pooled_dim
 from keras_mae.models.encoder import check_last_blocks
 from keras_mae.models.openers import open_encoder
 from keras_mae.models.steps import TrainedInParts
+from keras_mae.types import AnyPath, Shape, Size, Tensor
 
 HEAD_NORMS = ("auto", "layer", "batch", None)
 
@@ -57,17 +60,17 @@ class ViTClassifier(TrainedInParts):
 
     def __init__(
         self,
-        encoder,
-        num_classes,
-        pooling="token",
-        pooled_blocks=1,
-        head_norm="auto",
-        drop_path=None,
-        trainable_blocks=None,
-        image_size=None,
-        seed=None,
-        **kwargs,
-    ):
+        encoder: keras.Model | AnyPath,
+        num_classes: int,
+        pooling: str = "token",
+        pooled_blocks: int = 1,
+        head_norm: str | None = "auto",
+        drop_path: float | None = None,
+        trainable_blocks: float | None = None,
+        image_size: Size | None = None,
+        seed: int | None = None,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(**kwargs)
         check_positive_int(num_classes, "num_classes")
         check_pooling(pooling)
@@ -96,7 +99,7 @@ class ViTClassifier(TrainedInParts):
             self.encoder = encoder.adapted(without_norm=head_norm == "layer", **changes)
         check_last_blocks(pooled_blocks, self.encoder.num_output_blocks, "pooled_blocks")
         # Pooled features and logits stay in float32 under a mixed policy.
-        self.feature_norm = None
+        self.feature_norm: Any = None
         if head_norm == "layer":
             self.feature_norm = keras.layers.LayerNormalization(
                 epsilon=getattr(self.encoder, "norm_epsilon", 1e-6),
@@ -126,7 +129,7 @@ class ViTClassifier(TrainedInParts):
             for part in self.encoder.frozen_parts(trainable_blocks):
                 part.trainable = False
 
-    def build(self, input_shape):
+    def build(self, input_shape: Shape) -> None:
         if self.built:
             return
         width = self.pooled_blocks * self.encoder.hidden_dim
@@ -135,7 +138,7 @@ class ViTClassifier(TrainedInParts):
             self.feature_norm.build(features_shape)
         self.head.build(features_shape)
 
-    def call(self, images, training=False, kept=None):
+    def call(self, images: Tensor, training: bool = False, kept: Tensor | None = None) -> Tensor:
         trained = training and self.trainable_blocks != 0
         tokens = self.encoder(images, training=trained, last_blocks=self.pooled_blocks, kept=kept)
         features = pool_tokens(ops.cast(tokens, "float32"), self.pooling)
@@ -145,10 +148,10 @@ class ViTClassifier(TrainedInParts):
             features = self.feature_norm(features)
         return self.head(features)
 
-    def compute_output_shape(self, input_shape):
+    def compute_output_shape(self, input_shape: Shape) -> Shape:
         return input_shape[0], self.num_classes
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {
             **super().get_config(),
             "encoder": keras.saving.serialize_keras_object(self.encoder),
@@ -162,7 +165,9 @@ class ViTClassifier(TrainedInParts):
             "seed": self.seed,
         }
 
-    def compile(self, optimizer="adamw", *args, accumulate_steps=1, **kwargs):
+    def compile(
+        self, optimizer: Any = "adamw", *args: Any, accumulate_steps: int = 1, **kwargs: Any
+    ) -> None:
         """Configure training; see `TrainedInParts.compile` for what Keras's `compile` has not.
 
         Raises:

@@ -1,5 +1,7 @@
 """The decoder: from the visible patches' tokens to the hidden patches' pixels."""
 
+from typing import Any
+
 import keras
 import numpy as np
 from keras import ops
@@ -8,6 +10,7 @@ from keras_mae.layers.arguments import check_dtype, check_positive_int, pair
 from keras_mae.layers.positions import PositionTable
 from keras_mae.layers.transformer import TransformerBlock, layer_norm, recomputed
 from keras_mae.models.encoder import check_width
+from keras_mae.types import Shape, Size, Tensor
 
 ATTENTION = ("self", "masked", "cross")
 
@@ -48,17 +51,17 @@ class MAEDecoder(keras.Model):
 
     def __init__(
         self,
-        grid_size,
-        patch_dim,
-        input_dim,
-        hidden_dim=512,
-        num_layers=8,
-        num_heads=16,
-        mlp_dim=None,
-        attention="self",
-        norm_epsilon=1e-6,
-        **kwargs,
-    ):
+        grid_size: Size,
+        patch_dim: int,
+        input_dim: int,
+        hidden_dim: int = 512,
+        num_layers: int = 8,
+        num_heads: int = 16,
+        mlp_dim: int | None = None,
+        attention: str = "self",
+        norm_epsilon: float = 1e-6,
+        **kwargs: Any,
+    ) -> None:
         check_dtype(kwargs.get("dtype"))
         super().__init__(**kwargs)
         if attention not in ATTENTION:
@@ -84,7 +87,7 @@ class MAEDecoder(keras.Model):
         cross = attention == "cross"
         self.projection = keras.layers.Dense(hidden_dim, name="projection", dtype=policy)
         self.positions = PositionTable(self.grid_size, name="positions", dtype=policy)
-        self.context_norm = None
+        self.context_norm: Any = None
         if cross:
             self.context_norm = layer_norm("context_norm", policy, norm_epsilon)
         self.blocks = [
@@ -103,7 +106,7 @@ class MAEDecoder(keras.Model):
         self.recompute = False  # as a `ViTEncoder`'s
         self.build((None, None, input_dim))
 
-    def build(self, input_shape):
+    def build(self, input_shape: Shape) -> None:
         if self.built:
             return
         self.mask_token = self.add_weight(
@@ -114,7 +117,7 @@ class MAEDecoder(keras.Model):
         tokens_shape = (None, 1 + self.grid_size[0] * self.grid_size[1], self.hidden_dim)
         self.projection.build((None, None, self.input_dim))
         self.positions.build(tokens_shape)
-        context_shapes = ()
+        context_shapes: tuple[Shape, ...] = ()
         if self.context_norm is not None:
             self.context_norm.build(tokens_shape)
             context_shapes = (tokens_shape,)
@@ -124,11 +127,18 @@ class MAEDecoder(keras.Model):
         self.prediction.build(tokens_shape)
 
     @property
-    def no_weight_decay(self):
+    def no_weight_decay(self) -> list[Any]:
         """The weights, beside vectors, that weight decay leaves alone."""
         return [self.mask_token]
 
-    def call(self, latent, keep_ids, query_ids, predict_visible=False, training=False):
+    def call(
+        self,
+        latent: Tensor,
+        keep_ids: Tensor,
+        query_ids: Tensor,
+        predict_visible: bool = False,
+        training: bool = False,
+    ) -> Tensor:
         context = self.projection(latent)
         if self.attention == "cross" and predict_visible:
             query_ids = ops.concatenate([keep_ids, query_ids], axis=1)
@@ -165,15 +175,20 @@ class MAEDecoder(keras.Model):
             )
         return x
 
-    def compute_output_shape(self, input_shape, keep_ids_shape=None, query_ids_shape=None):
+    def compute_output_shape(
+        self,
+        input_shape: Shape,
+        keep_ids_shape: Shape | None = None,
+        query_ids_shape: Shape | None = None,
+    ) -> Shape:
         num_queries = None if query_ids_shape is None else query_ids_shape[1]
         return input_shape[0], num_queries, self.patch_dim
 
-    def compute_output_spec(self, *args, **kwargs):
+    def compute_output_spec(self, *args: Any, **kwargs: Any) -> Any:
         # By tracing the call: what is given shapes alone does not know of `predict_visible`.
         return keras.Operation.compute_output_spec(self, *args, **kwargs)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {
             **super().get_config(),
             "grid_size": self.grid_size,

@@ -1,6 +1,8 @@
 """The vision transformer encoder: all patches of an image, or the visible ones only."""
 
 import math
+from collections.abc import Sequence
+from typing import Any, Self
 
 import keras
 from keras import ops
@@ -16,12 +18,15 @@ from keras_mae.layers.patches import PatchEmbedding, gather_tokens, patchify
 from keras_mae.layers.positions import PositionTable
 from keras_mae.layers.transformer import TransformerBlock, layer_norm, recomputed
 from keras_mae.models.weights import assign_weights, get_weights
+from keras_mae.types import Shape, Size, Tensor
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
-def pixel_statistics(mean, std, channels):
+def pixel_statistics(
+    mean: Sequence[float] | None, std: Sequence[float] | None, channels: int
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Return `(mean, std)` as tuples of one float a channel.
 
     Args:
@@ -44,10 +49,10 @@ def pixel_statistics(mean, std, channels):
                 f"the {channels} channels. Received: {value}"
             )
         statistics.append(values)
-    return tuple(statistics)
+    return statistics[0], statistics[1]
 
 
-def check_width(hidden_dim, num_heads, prefix=""):
+def check_width(hidden_dim: int, num_heads: int, prefix: str = "") -> None:
     """Raise a ValueError unless heads divide the width, and the width has a position table."""
     check_positive_int(hidden_dim, f"{prefix}hidden_dim")
     check_positive_int(num_heads, f"{prefix}num_heads")
@@ -63,7 +68,7 @@ def check_width(hidden_dim, num_heads, prefix=""):
         )
 
 
-def check_images(images, image_size, channels):
+def check_images(images: Tensor, image_size: tuple[int, int], channels: int) -> None:
     """Raise a ValueError unless `images` are floats `(B, H, W, C)` of the model's size."""
     expected = (*image_size, channels)
     if len(images.shape) != 4 or tuple(images.shape[1:]) != expected:
@@ -79,7 +84,7 @@ def check_images(images, image_size, channels):
         )
 
 
-def check_last_blocks(count, num_layers, name):
+def check_last_blocks(count: object, num_layers: int, name: str) -> None:
     """Raise a ValueError unless `count` is a number of an encoder's blocks, at least 1."""
     if not isinstance(count, int) or isinstance(count, bool) or not 1 <= count <= num_layers:
         raise ValueError(
@@ -129,22 +134,22 @@ class ViTEncoder(keras.Model):
 
     def __init__(
         self,
-        image_size=224,
-        channels=3,
-        patch_size=16,
-        hidden_dim=768,
-        num_layers=12,
-        num_heads=12,
-        mlp_dim=None,
-        drop_path=0.0,
-        learned_positions=False,
-        final_norm=True,
-        norm_epsilon=1e-6,
-        mean=None,
-        std=None,
-        seed=0,
-        **kwargs,
-    ):
+        image_size: Size = 224,
+        channels: int = 3,
+        patch_size: Size = 16,
+        hidden_dim: int = 768,
+        num_layers: int = 12,
+        num_heads: int = 12,
+        mlp_dim: int | None = None,
+        drop_path: float = 0.0,
+        learned_positions: bool = False,
+        final_norm: bool = True,
+        norm_epsilon: float = 1e-6,
+        mean: Sequence[float] | None = None,
+        std: Sequence[float] | None = None,
+        seed: int = 0,
+        **kwargs: Any,
+    ) -> None:
         check_dtype(kwargs.get("dtype"))
         super().__init__(**kwargs)
         self.image_size = pair(image_size, "image_size")
@@ -190,7 +195,7 @@ class ViTEncoder(keras.Model):
         self.recompute = False
         self.build((None, *self.image_size, channels))
 
-    def build(self, input_shape):
+    def build(self, input_shape: Shape) -> None:
         if self.built:
             return
         patch_values = self.patch_size[0] * self.patch_size[1] * self.channels
@@ -208,11 +213,11 @@ class ViTEncoder(keras.Model):
             self.norm.build(tokens_shape)
 
     @property
-    def no_weight_decay(self):
+    def no_weight_decay(self) -> list[Any]:
         """The weights, beside vectors, that weight decay leaves alone."""
         return [self.class_token]
 
-    def draw(self, count, share=None):
+    def draw(self, count: Tensor, share: tuple[Any, Any] | None = None) -> Tensor | None:
         """Return a new `kept` for `count` images, or None where there is no drop path.
 
         `share` as in `layers.randomness.global_uniform`.
@@ -220,7 +225,14 @@ class ViTEncoder(keras.Model):
         drawn = [block.draw(count, share) for block in self.blocks if block.drop_path]
         return ops.concatenate(drawn, axis=1) if drawn else None
 
-    def call(self, images, keep_ids=None, training=False, last_blocks=1, kept=None):
+    def call(
+        self,
+        images: Tensor,
+        keep_ids: Tensor | None = None,
+        training: bool = False,
+        last_blocks: int = 1,
+        kept: Tensor | None = None,
+    ) -> Tensor:
         check_images(images, self.image_size, self.channels)
         check_last_blocks(last_blocks, self.num_layers, "last_blocks")
         patches = patchify(images, self.patch_size)
@@ -245,11 +257,11 @@ class ViTEncoder(keras.Model):
         return outputs[0] if last_blocks == 1 else ops.concatenate(outputs, axis=-1)
 
     @property
-    def num_output_blocks(self):
+    def num_output_blocks(self) -> int:
         """The greatest `last_blocks`."""
         return self.num_layers
 
-    def adapted(self, without_norm=False, **changes):
+    def adapted(self, without_norm: bool = False, **changes: Any) -> Self:
         """Return a copy with the same weights, all of them trainable.
 
         Args:
@@ -265,7 +277,7 @@ class ViTEncoder(keras.Model):
         assign_weights(copy, get_weights(self), self.grid_size, skip=skip)
         return copy
 
-    def frozen_parts(self, trainable_blocks):
+    def frozen_parts(self, trainable_blocks: float) -> list[Any]:
         """Return the layers and variables that `ViTClassifier(trainable_blocks=...)` freezes.
 
         Raises:
@@ -284,11 +296,20 @@ class ViTEncoder(keras.Model):
             frozen += [self.blocks[-1].attention_norm, self.blocks[-1].attention]
         return frozen
 
-    def compute_output_shape(self, input_shape, keep_ids_shape=None):
+    def compute_output_shape(
+        self, input_shape: Shape, keep_ids_shape: Shape | None = None
+    ) -> Shape:
         num_tokens = 1 + (self.num_patches if keep_ids_shape is None else keep_ids_shape[1])
         return input_shape[0], num_tokens, self.hidden_dim
 
-    def compute_output_spec(self, images, keep_ids=None, training=False, last_blocks=1, kept=None):
+    def compute_output_spec(
+        self,
+        images: Tensor,
+        keep_ids: Tensor | None = None,
+        training: bool = False,
+        last_blocks: int = 1,
+        kept: Tensor | None = None,
+    ) -> Any:
         # `compute_output_shape` is given shapes only, and cannot know of `last_blocks`.
         check_last_blocks(last_blocks, self.num_layers, "last_blocks")
         shape = self.compute_output_shape(
@@ -297,7 +318,7 @@ class ViTEncoder(keras.Model):
         shape = (*shape[:-1], last_blocks * self.hidden_dim)
         return keras.KerasTensor(shape, dtype=self.compute_dtype)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {
             **super().get_config(),
             "image_size": self.image_size,

@@ -1,15 +1,20 @@
 """What a model is given to train on: the first images of it, and whether they are normalised."""
 
+from collections.abc import Sequence
+from typing import Any
+
 import keras
 import numpy as np
 from keras import ops
+
+from keras_mae.types import Tensor
 
 # Normalised pixels lie within a few units of 0; pixels of 0..255 that were not normalised do not.
 LARGEST_NORMALISED_PIXEL = 30.0
 NUM_CHECKED = 8
 
 
-def first_images(data):
+def first_images(data: Any) -> Tensor | None:
     """Return some first images of what `fit` was given, where that can be had without a loss."""
     if hasattr(data, "element_spec") and hasattr(data, "take"):  # a tf.data.Dataset
         data = next(iter(data.take(1)), None)
@@ -19,7 +24,7 @@ def first_images(data):
     return data[:NUM_CHECKED] if hasattr(data, "shape") and hasattr(data, "dtype") else None
 
 
-def check_normalised(images, mean, std):
+def check_normalised(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> None:
     """Raise a ValueError if images `(B, H, W, C)` are not normalised, as far as one can see."""
     largest = float(np.max(np.abs(ops.convert_to_numpy(images).astype("float32")), initial=0.0))
     if not largest <= LARGEST_NORMALISED_PIXEL:

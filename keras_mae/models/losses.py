@@ -3,10 +3,12 @@
 import keras
 from keras import ops
 
+from keras_mae.types import Tensor
+
 EPSILON = 1e-6
 
 
-def patch_statistics(patches):
+def patch_statistics(patches: Tensor) -> tuple[Tensor, Tensor]:
     """Return each patch's mean and standard deviation over its P values.
 
     Args:
@@ -20,7 +22,7 @@ def patch_statistics(patches):
     return mean, ops.sqrt(squares / max(patches.shape[-1] - 1, 1) + EPSILON)
 
 
-def normalize_patches(patches):
+def normalize_patches(patches: Tensor) -> Tensor:
     """Return patches `(..., P)` with mean 0 and deviation 1 each, as `patch_statistics` has it.
 
     Reference: He et al. 2021, arXiv:2111.06377, section 4.1 ("reconstruction target").
@@ -43,8 +45,10 @@ class PatchReconstructionLoss(keras.losses.Loss):
         float32 scalar.
     """
 
-    def __init__(self, name="patch_reconstruction", reduction="mean", dtype="float32"):
+    def __init__(
+        self, name: str = "patch_reconstruction", reduction: str = "mean", dtype: str = "float32"
+    ) -> None:
         super().__init__(name=name, reduction=reduction, dtype=dtype)
 
-    def call(self, y_true, y_pred):
+    def call(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
         return ops.mean(ops.square(y_true - y_pred), axis=-1)

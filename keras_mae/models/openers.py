@@ -4,17 +4,21 @@ Who can read files (`keras_mae.interop`) registers itself here, so that models n
 """
 
 import os
+from collections.abc import Callable
+from typing import Any
+
+from keras_mae.types import AnyPath
 
 _open_path = None
 
 
-def register_opener(function):
+def register_opener(function: Callable[[AnyPath], Any]) -> None:
     """Let `open_encoder` open paths with `function`, from a path to a model."""
     global _open_path
     _open_path = function
 
 
-def open_encoder(source):
+def open_encoder(source: Any) -> Any:
     """Return the encoder that `source` is, has as its `encoder`, or is a path to.
 
     Args:

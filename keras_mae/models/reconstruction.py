@@ -4,9 +4,12 @@ import numpy as np
 from keras import ops
 
 from keras_mae.models.losses import patch_statistics
+from keras_mae.types import Tensor
 
 
-def restore_pixels(prediction, patches, mask, grid_size, oracle):
+def restore_pixels(
+    prediction: Tensor, patches: Tensor, mask: Tensor, grid_size: tuple[int, int], oracle: bool
+) -> Tensor:
     """Give normalised patches a mean and a deviation.
 
     Args:
@@ -28,7 +31,7 @@ def restore_pixels(prediction, patches, mask, grid_size, oracle):
     return prediction * deviation + mean
 
 
-def _inverse_square_distance(grid_size):
+def _inverse_square_distance(grid_size: tuple[int, int]) -> np.ndarray:
     """Return float32 `(N, N)`: 1 / d^2 between two patches of the grid, 1 on the diagonal."""
     places = np.stack(np.divmod(np.arange(grid_size[0] * grid_size[1]), grid_size[1]), axis=-1)
     squares = np.sum((places[:, None] - places[None]) ** 2, axis=-1)

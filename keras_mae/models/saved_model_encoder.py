@@ -1,12 +1,15 @@
 """An encoder that was exported as a SavedModel, as a Keras model again."""
 
 import json
+from collections.abc import Sequence
+from typing import Any, Self
 
 import keras
 
 from keras_mae.files import saved_model_path
 from keras_mae.layers.arguments import pair
 from keras_mae.models.encoder import check_images, check_last_blocks, pixel_statistics
+from keras_mae.types import AnyPath, Shape, Size, Tensor
 
 ENDPOINT = "serve"
 CARD = "card.json"
@@ -37,7 +40,13 @@ class SavedModelEncoder(keras.Model):
         ValueError: if there is no SavedModel with this endpoint, or no statistics are known.
     """
 
-    def __init__(self, filepath, mean=None, std=None, **kwargs):
+    def __init__(
+        self,
+        filepath: AnyPath,
+        mean: Sequence[float] | None = None,
+        std: Sequence[float] | None = None,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(**kwargs)
         version = saved_model_path(filepath)
         if version is None:
@@ -67,7 +76,7 @@ class SavedModelEncoder(keras.Model):
         self.built = True
 
     @property
-    def no_weight_decay(self):
+    def no_weight_decay(self) -> list[Any]:
         """The weights, beside vectors, that weight decay leaves alone: the class token."""
         # The only (1, 1, D) there is.
         return [v for v in self.graph.variables if tuple(v.shape[:2]) == (1, 1) and v.shape[2:]]
@@ -76,19 +85,25 @@ class SavedModelEncoder(keras.Model):
     num_output_blocks = 1
 
     @property
-    def recompute(self):
+    def recompute(self) -> bool:
         """False: a graph is computed as it was exported."""
         return False
 
     @recompute.setter
-    def recompute(self, value):
+    def recompute(self, value: bool) -> None:
         if value:
             raise ValueError(f"`recompute` must be False for a SavedModel. Received: {value!r}")
 
-    def draw(self, count, share=None):
+    def draw(self, count: Tensor, share: tuple[Any, Any] | None = None) -> None:
         """Return None: there is no drop path in the graph."""
 
-    def adapted(self, without_norm=False, image_size=None, drop_path=None, **changes):
+    def adapted(
+        self,
+        without_norm: bool = False,
+        image_size: Size | None = None,
+        drop_path: float | None = None,
+        **changes: Any,
+    ) -> Self:
         """Return a copy with the same weights, as a `ViTEncoder` does; the graph stays as it is.
 
         Raises:
@@ -107,7 +122,7 @@ class SavedModelEncoder(keras.Model):
             own.assign(given)
         return copy
 
-    def frozen_parts(self, trainable_blocks):
+    def frozen_parts(self, trainable_blocks: float) -> list[Any]:
         """Return what `trainable_blocks` freezes: all of it, as blocks cannot be told apart."""
         if trainable_blocks != 0:
             raise ValueError(
@@ -116,15 +131,21 @@ class SavedModelEncoder(keras.Model):
             )
         return [self]
 
-    def call(self, images, training=False, last_blocks=1, kept=None):
+    def call(
+        self,
+        images: Tensor,
+        training: bool = False,
+        last_blocks: int = 1,
+        kept: Tensor | None = None,
+    ) -> Tensor:
         check_last_blocks(last_blocks, self.num_output_blocks, "last_blocks")
         check_images(images, self.image_size, self.channels)
         return self.graph(keras.ops.cast(images, "float32"))
 
-    def compute_output_shape(self, input_shape):
+    def compute_output_shape(self, input_shape: Shape) -> Shape:
         return input_shape[0], None, self.hidden_dim
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {
             **super().get_config(),
             "filepath": self.filepath,
@@ -133,7 +154,9 @@ class SavedModelEncoder(keras.Model):
         }
 
     @classmethod
-    def from_config(cls, config, custom_objects=None):
+    def from_config(
+        cls, config: dict[str, Any], custom_objects: dict[str, Any] | None = None
+    ) -> Self:
         # Raises in safe mode: whoever made the config names the graph that would be run.
         keras.layers.TFSMLayer.from_config(
             {"filepath": config["filepath"], "call_endpoint": ENDPOINT}
@@ -141,7 +164,7 @@ class SavedModelEncoder(keras.Model):
         return cls(**config)
 
 
-def _facts_of_signature(endpoint, path):
+def _facts_of_signature(endpoint: Any, path: AnyPath) -> dict[str, Any]:
     """Return image size, channels and width, by the shapes that the endpoint was traced with."""
     try:
         function = endpoint.concrete_functions[0]

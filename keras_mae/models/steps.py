@@ -1,11 +1,14 @@
 """How our models are trained: steps in parts, on replicas of unequal shares, compiled or not."""
 
 import functools
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import keras
 
 from keras_mae.layers.arguments import check_positive_int
 from keras_mae.layers.randomness import replica_share
+from keras_mae.types import Tensor
 
 
 class TrainedInParts(keras.Model):
@@ -26,7 +29,7 @@ class TrainedInParts(keras.Model):
 
     _outputs_shape = None
 
-    def __init__(self, **kwargs):
+    def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.accumulate_steps = 1
         self.recompute = False
@@ -35,13 +38,13 @@ class TrainedInParts(keras.Model):
 
     def compile(
         self,
-        optimizer="adamw",
-        *args,
-        jit_compile="auto",
-        accumulate_steps=1,
-        recompute=False,
-        **kwargs,
-    ):
+        optimizer: Any = "adamw",
+        *args: Any,
+        jit_compile: bool | str = "auto",
+        accumulate_steps: int = 1,
+        recompute: bool = False,
+        **kwargs: Any,
+    ) -> None:
         """Configure training.
 
         A `keras_mae.training.optimizers.AdamW` leaves alone what this model says is not decayed,
@@ -88,7 +91,7 @@ class TrainedInParts(keras.Model):
             # A step that makes its variables when first run is traced twice.
             self.optimizer.build(self.trainable_variables)
 
-    def get_compile_config(self):
+    def get_compile_config(self) -> dict[str, Any]:
         """Return what `compile_from_config` needs (Keras stores it with the model)."""
         config = super().get_compile_config()
         if config:
@@ -97,13 +100,13 @@ class TrainedInParts(keras.Model):
             config["jit_compile"] = config["jit_compile"] or self._jit_gradients
         return config
 
-    def compile_from_config(self, config):
+    def compile_from_config(self, config: dict[str, Any]) -> None:
         """Compile as the saved model was (Keras asks for this where `compile` is overridden)."""
         self.compile(**keras.saving.deserialize_keras_object(config))
 
     if keras.backend.backend() == "tensorflow":
 
-        def train_step(self, data):
+        def train_step(self, data: Any) -> dict[str, Tensor]:
             import tensorflow as tf
 
             x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
@@ -163,7 +166,14 @@ class TrainedInParts(keras.Model):
         return loss, tape.gradient(scaled, self.trainable_variables), outputs
 
 
-def mean_over_parts(function, batch, num_parts, variables, outputs_shape=None, compiled=False):
+def mean_over_parts(
+    function: Callable[..., Any],
+    batch: dict[str, Tensor],
+    num_parts: Any,
+    variables: Sequence[Any],
+    outputs_shape: Any = None,
+    compiled: bool = False,
+) -> tuple[Tensor, list[Tensor], Tensor | None]:
     """Compute a batch's loss and gradients in parts, one after the other, so that one is in memory.
 
     Args:

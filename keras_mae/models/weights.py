@@ -6,8 +6,11 @@ the same for a part alone, in an autoencoder and in a classifier, whatever the l
 
 import fnmatch
 import logging
+from collections.abc import Mapping, Sequence
 from operator import attrgetter
+from typing import Any
 
+import keras
 import numpy as np
 from keras import ops
 
@@ -32,7 +35,7 @@ _LEAVES = ("gamma", "beta", "moving_mean", "moving_variance", "kernel", "bias")
 _LONGEST_LIST = 12
 
 
-def named_weights(model):
+def named_weights(model: keras.Model) -> dict[str, Any]:
     """Return all weights of an encoder, an autoencoder or a classifier.
 
     Args:
@@ -57,25 +60,31 @@ def named_weights(model):
     return named
 
 
-def _get(layer, path):
+def _get(layer: Any, path: str) -> Any:
     try:
         return attrgetter(path)(layer)
     except AttributeError:
         return None
 
 
-def _add_leaves(named, name, layer):
+def _add_leaves(named: dict[str, Any], name: str, layer: Any) -> None:
     for leaf in _LEAVES:
         if (weight := _get(layer, leaf)) is not None:
             named[f"{name}.{leaf}"] = weight
 
 
-def get_weights(model):
+def get_weights(model: keras.Model) -> dict[str, np.ndarray]:
     """Return `named_weights` as NumPy arrays."""
     return {name: ops.convert_to_numpy(weight) for name, weight in named_weights(model).items()}
 
 
-def assign_weights(model, weights, grid_size, skip=(), unknown=()):
+def assign_weights(
+    model: keras.Model,
+    weights: Mapping[str, Any],
+    grid_size: tuple[int, int],
+    skip: str | Sequence[str] = (),
+    unknown: Sequence[str] = (),
+) -> None:
     """Put weights into a model, all or none.
 
     Position tables of another grid follow the model's: see `layers.resampling.resize_positions`.
@@ -114,18 +123,20 @@ def assign_weights(model, weights, grid_size, skip=(), unknown=()):
         named[name].assign(value)
 
 
-def _matches(name, patterns):
+def _matches(name: str, patterns: Sequence[str]) -> bool:
     return any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
 
 
-def _listed(names):
+def _listed(names: Sequence[str]) -> str:
     if not names:
         return "none"
     more = len(names) - _LONGEST_LIST
     return ", ".join(names[:_LONGEST_LIST]) + (f" and {more} more" if more > 0 else "")
 
 
-def _fit_positions(name, table, grid_size, model):
+def _fit_positions(
+    name: str, table: Any, grid_size: tuple[int, int], model: keras.Model
+) -> np.ndarray:
     """Return a position table for the model's grid, and any other weight as it is."""
     encoder = getattr(model, "encoder", model)
     if not name.endswith(".positions.table") or tuple(grid_size) == encoder.grid_size:

@@ -1,11 +1,15 @@
 """The charts of a report: accuracies with their spread over seeds."""
 
+from collections.abc import Mapping
+from typing import Any
+
 from keras_mae.plots.figures import new_figure, save_figure
+from keras_mae.types import AnyPath
 
 COLOURS = ("#1f5a99", "#d9822b", "#4d8f55", "#8a4f9e")
 
 
-def comparison_chart(rows, path):
+def comparison_chart(rows: Mapping[str, Mapping[str, Any]], path: AnyPath) -> None:
     """Draw accuracies of several methods as points in rows, the first row at the top.
 
     Args:
@@ -30,7 +34,12 @@ def comparison_chart(rows, path):
     save_figure(figure, path)
 
 
-def partial_chart(points, path, references=None, title=None):
+def partial_chart(
+    points: Mapping[Any, Any],
+    path: AnyPath,
+    references: Mapping[str, Any] | None = None,
+    title: str | None = None,
+) -> None:
     """Draw accuracy against the number of blocks that were fine-tuned.
 
     Args:
@@ -59,7 +68,7 @@ def partial_chart(points, path, references=None, title=None):
     save_figure(figure, path)
 
 
-def sweep_chart(name, panels, path):
+def sweep_chart(name: str, panels: Mapping[str, Mapping[Any, Any]], path: AnyPath) -> None:
     """Draw accuracies against the values of one setting of pre-training, a panel each.
 
     Numbers are drawn as lines, on an axis in scale; anything else as bars from zero, each with its

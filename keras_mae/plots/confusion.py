@@ -1,13 +1,18 @@
 """The figure of a confusion matrix."""
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from keras_mae.plots.figures import new_figure, save_figure
+from keras_mae.types import AnyPath
 
 MOST_NUMBERED = 20  # classes; in larger matrices numbers would not be readable
 
 
-def confusion_figure(matrix, path, class_names=None):
+def confusion_figure(
+    matrix: np.ndarray, path: AnyPath, class_names: Sequence[str] | None = None
+) -> None:
     """Draw a confusion matrix; each row's shade is its share, the numbers are counts.
 
     Args:

@@ -2,18 +2,24 @@
 
 import json
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
+import keras
 import numpy as np
 from keras import ops
 
 from keras_mae.files import atomic_path
 from keras_mae.pixels import denormalize
+from keras_mae.types import AnyPath, Tensor
 
 IMAGES_IN_A_ROW = 8
 
 
-def reconstruction_figure(model, images, path, seed=0, statistics="visible"):
+def reconstruction_figure(
+    model: keras.Model, images: Tensor, path: AnyPath, seed: int = 0, statistics: str = "visible"
+) -> None:
     """Draw images, the same with patches hidden, and rebuilt, below each other.
 
     Args:
@@ -54,7 +60,9 @@ def reconstruction_figure(model, images, path, seed=0, statistics="visible"):
     save_figure(figure, path)
 
 
-def loss_figure(metrics_path, path, baselines=None):
+def loss_figure(
+    metrics_path: AnyPath, path: AnyPath, baselines: Mapping[str, float] | None = None
+) -> None:
     """Draw the losses that a `metrics.jsonl` holds over steps.
 
     Args:
@@ -92,7 +100,7 @@ def _pixel_mask(model, mask):
     return mask.repeat(p, axis=1).repeat(q, axis=2)[..., None]
 
 
-def new_figure(width, height):
+def new_figure(width: float, height: float) -> Any:
     """Return an empty `matplotlib` figure of so many inches, to be saved by `save_figure`."""
     # Without pyplot: it would choose a window system, and keep every figure.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -103,7 +111,7 @@ def new_figure(width, height):
     return figure
 
 
-def save_figure(figure, path):
+def save_figure(figure: Any, path: AnyPath) -> None:
     """Write a figure as a PNG file, atomically."""
     with atomic_path(path) as temporary, warnings.catch_warnings():
         # Names from outside may be in letters that the font has not; they are drawn as boxes.

@@ -8,6 +8,8 @@ import dataclasses
 import math
 import types
 import typing
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 from keras_mae import registry
 
@@ -22,7 +24,7 @@ class SettingsError(ValueError):
         faults: list of str, one a fault, each naming its setting in backticks.
     """
 
-    def __init__(self, faults):
+    def __init__(self, faults: Sequence[str]) -> None:
         super().__init__("\n".join(faults))
         self.faults = list(faults)
 
@@ -62,14 +64,14 @@ class Spec:
     required: bool = False
     shown: str = ""
 
-    def names(self):
+    def names(self) -> tuple[str, ...]:
         """Return the choices as a tuple of strings; empty where there are none."""
         if isinstance(self.choices, str):
             return tuple(registry.names(self.choices))
         return tuple(self.choices or ())
 
 
-def setting(default, help, group, **spec):
+def setting(default: Any, help: str, group: str, **spec: Any) -> Any:
     """Return the dataclass field of a setting; see `Spec` for the keywords.
 
     Example:
@@ -83,7 +85,7 @@ def setting(default, help, group, **spec):
     return dataclasses.field(default=default, metadata=metadata)
 
 
-def changed(cls, name, default, **spec):
+def changed(cls: "type[Settings]", name: str, default: Any, **spec: Any) -> Any:
     """Return a setting of `cls` for a subclass, with another default, and what else differs."""
     field = cls.__dataclass_fields__[name]
     return dataclasses.field(
@@ -91,7 +93,7 @@ def changed(cls, name, default, **spec):
     )
 
 
-def spec_of(field):
+def spec_of(field: dataclasses.Field) -> Spec:
     """Return the `Spec` of a dataclass field."""
     return field.metadata[_SPEC]
 
@@ -120,11 +122,11 @@ class Settings:
         if faults:
             raise SettingsError(faults)
 
-    def faults_together(self):
+    def faults_together(self) -> Iterable[str]:
         """Yield a sentence for each fault of fields that do not go together."""
         return ()
 
-    def fixed(self):
+    def fixed(self) -> dict[str, Any]:
         """Return the settings that fix the numbers of a run, as a dict."""
         return {
             field.name: getattr(self, field.name)
@@ -133,7 +135,7 @@ class Settings:
         }
 
     @classmethod
-    def defaults(cls):
+    def defaults(cls) -> dict[str, Any]:
         """Return the defaults, a dict by name."""
         return {
             f.name: {} if f.default is dataclasses.MISSING else f.default
@@ -141,7 +143,7 @@ class Settings:
         }
 
 
-def of_texts(cls, texts, faults=()):
+def of_texts(cls: type[Settings], texts: Mapping[str, Any], faults: Sequence[str] = ()) -> Any:
     """Return settings of texts, as flags have them.
 
     Args:
@@ -172,7 +174,7 @@ def of_texts(cls, texts, faults=()):
     return result
 
 
-def parse(cls, name, text):
+def parse(cls: type[Settings], name: str, text: str) -> Any:
     """Return the value that a text stands for, in flags, sweeps and overrides alike.
 
     Elements of a tuple are divided by commas; "none" is None where that is a value.
@@ -292,7 +294,7 @@ def _noun(noun, words):
     return f"{noun}{' of' if words.startswith('at') else ''} {words}".strip()
 
 
-def bounds_text(spec):
+def bounds_text(spec: Spec) -> str:
     """Return a spec's bounds in words, such as "greater than 0 and at most 1"."""
     limits = (
         ("at least", spec.least),
@@ -303,7 +305,9 @@ def bounds_text(spec):
     return " and ".join(f"{word} {limit:g}" for word, limit in limits if limit is not None)
 
 
-def parse_assignments(cls, texts, argument, allowed=None):
+def parse_assignments(
+    cls: type[Settings], texts: Sequence[str], argument: str, allowed: Sequence[str] | None = None
+) -> dict[str, Any]:
     """Return `NAME=VALUE` texts as a dict of a settings class's values.
 
     Args:
@@ -328,7 +332,12 @@ def parse_assignments(cls, texts, argument, allowed=None):
     return values
 
 
-def parse_sweep(cls, texts, argument="sweep", allowed=None):
+def parse_sweep(
+    cls: type[Settings],
+    texts: Sequence[str],
+    argument: str = "sweep",
+    allowed: Sequence[str] | None = None,
+) -> dict[str, Any]:
     """Return `NAME=VALUE,VALUE,...` texts as a dict of names to tuples of values.
 
     Values that have commas of their own are divided by slashes: `mask_ratio=.75/.5,.75`.

@@ -1,7 +1,8 @@
 """The settings of a fine-tuning run, and the recipe of each protocol."""
 
 import dataclasses
-from typing import Any
+from collections.abc import Iterator, Sequence
+from typing import Any, Self
 
 from keras_mae.presets import list_presets
 from keras_mae.settings.fields import SettingsError, changed, setting
@@ -298,7 +299,7 @@ class FinetuneSettings(RunSettings):
             operations, magnitude = (*self.randaugment, 0)[:2]
             object.__setattr__(self, "randaugment", (int(operations), float(magnitude)))
 
-    def faults_together(self):
+    def faults_together(self) -> Iterator[str]:
         yield from super().faults_together()
         pair = self.randaugment
         if pair is not None and (pair[0] != int(pair[0]) or not 0 <= (*pair, 0)[1] <= 10):
@@ -322,7 +323,7 @@ class FinetuneSettings(RunSettings):
                 "that is new. Received: None"
             )
 
-    def with_recipe(self, image_size, num_examples):
+    def with_recipe(self, image_size: tuple[int, int], num_examples: int) -> Self:
         """Return these settings with the recipe's values for all that is None.
 
         Args:
@@ -359,12 +360,12 @@ class FinetuneSettings(RunSettings):
             values["trainable_blocks"] = 1
         return dataclasses.replace(self, recipe=name, **values)
 
-    def warmup_steps(self, num_examples):
+    def warmup_steps(self, num_examples: int) -> int:
         """Return the steps of the warm-up."""
         steps = steps_of(self.warmup_epochs, num_examples, self.batch_size)
         return min(steps, self.total_steps(num_examples) - 1)
 
-    def recipe_text(self, neighbours=None):
+    def recipe_text(self, neighbours: Sequence[int] | None = None) -> str:
         """Return the recipe in use as lines of text, settings that differ from it marked.
 
         Args:

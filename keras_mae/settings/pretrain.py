@@ -1,6 +1,7 @@
 """The settings of a pre-training run, and what the defaults of each preset are."""
 
 import dataclasses
+from typing import Self
 
 from keras_mae.presets import list_presets, preset_config
 from keras_mae.settings.fields import changed, setting
@@ -112,7 +113,7 @@ class PretrainSettings(RunSettings):
 
     _prefix = "mae"
 
-    def resolved(self, typical_size):
+    def resolved(self, typical_size: tuple[int, int] | None) -> Self:
         """Return these settings with what depends on the images and the preset's recipe filled in.
 
         Args:
@@ -137,7 +138,7 @@ class PretrainSettings(RunSettings):
             base_learning_rate=self.base_learning_rate or recipe.base_learning_rate,
         )
 
-    def warmup_steps(self, num_examples):
+    def warmup_steps(self, num_examples: int) -> int:
         """Return the steps of the warm-up."""
         total_steps = self.total_steps(num_examples)
         if self.warmup_epochs is not None:

@@ -1,6 +1,8 @@
 """The settings of a report: which encoders, what is measured, and what is swept."""
 
 import dataclasses
+from collections.abc import Iterator
+from typing import Any
 
 from keras_mae.settings.fields import (
     Settings,
@@ -133,10 +135,10 @@ class ReportSettings(Settings):
     )
 
     @property
-    def directory(self):
+    def directory(self) -> str:
         return self.output_dir or f"saved_models/report_{words_of(self.dataset)}"
 
-    def faults_together(self):
+    def faults_together(self) -> Iterator[str]:
         for name in ("seeds", "ks"):
             values = getattr(self, name)
             if len(set(values)) < len(values):
@@ -168,7 +170,9 @@ class ReportSettings(Settings):
             if len(values) < 2 or any(list(values).count(value) > 1 for value in values):
                 yield f"`sweep` must give two or more different values. Received: {name}={values}"
 
-    def pretrain_settings(self, seed, typical_size, **changes):
+    def pretrain_settings(
+        self, seed: int, typical_size: tuple[int, int] | None, **changes: Any
+    ) -> PretrainSettings:
         """Return the `PretrainSettings` of a seed, with `changes` as in a sweep.
 
         Args:
@@ -187,15 +191,15 @@ class ReportSettings(Settings):
 
     def finetune_settings(
         self,
-        seed,
-        protocol,
-        encoder,
-        image_size,
-        num_examples,
-        train_examples=None,
-        blocks=None,
-        pooled_blocks=None,
-    ):
+        seed: int,
+        protocol: str,
+        encoder: str | None,
+        image_size: tuple[int, int],
+        num_examples: int,
+        train_examples: int | None = None,
+        blocks: float | None = None,
+        pooled_blocks: int | None = None,
+    ) -> FinetuneSettings:
         """Return the `FinetuneSettings` of a seed, with the recipe's values filled in.
 
         Args:
@@ -243,18 +247,18 @@ class ReportSettings(Settings):
         # One device: a second MirroredStrategy in a process fails.
         return {"precision": self.precision, "jit": self.jit, "strategy": "one_device"}
 
-    def encoder_path(self, seed):
+    def encoder_path(self, seed: int) -> str | None:
         """Return the path of the seed's encoder, or None."""
         return None if self.encoder is None else self.encoder.replace("{seed}", str(seed))
 
-    def curve(self, num_layers):
+    def curve(self, num_layers: int) -> list[float]:
         """Return the numbers of blocks to fine-tune of an encoder with `num_layers`.
 
         Raises:
             SettingsError: if a number in `trainable_blocks` is above it.
         """
         if self.trainable_blocks is None:
-            whole = range(1, num_layers + 1)
+            whole = list(range(1, num_layers + 1))
             if num_layers > 6:
                 whole = [blocks for blocks in whole if blocks & (blocks - 1) == 0]
                 whole += [num_layers] if whole[-1] != num_layers else []

@@ -1,6 +1,8 @@
 """What the settings of all runs share: data, length, devices, output, resume."""
 
 import dataclasses
+from collections.abc import Iterator
+from typing import Self
 
 from keras_mae import registry
 from keras_mae.settings.fields import Settings, setting
@@ -171,7 +173,7 @@ class RunSettings(Settings):
 
     _prefix = "run"  # of the default output directory's name
 
-    def faults_together(self):
+    def faults_together(self) -> Iterator[str]:
         kind = self.dataset.partition(":")[0]
         if kind not in registry.names(SOURCES) and not registry.is_own(
             ":".join(self.dataset.split(":")[:2])
@@ -192,29 +194,29 @@ class RunSettings(Settings):
             )
 
     @property
-    def directory(self):
+    def directory(self) -> str:
         """The output directory: `output_dir`, or one that is named by the data set."""
         return self.output_dir or f"saved_models/{self._prefix}_{words_of(self.dataset)}"
 
-    def total_steps(self, num_examples):
+    def total_steps(self, num_examples: int) -> int:
         """Return the length of the run in steps, for a training set of `num_examples` images."""
         return self.steps or steps_of(self.epochs, num_examples, self.batch_size)
 
-    def with_batch(self, batch_size):
+    def with_batch(self, batch_size: int) -> Self:
         """Return these settings with a batch."""
         return dataclasses.replace(self, batch_size=batch_size)
 
-    def peak_learning_rate(self):
+    def peak_learning_rate(self) -> float:
         """Return the highest learning rate, for the batch."""
         return scaled_learning_rate(self.base_learning_rate, self.batch_size)
 
 
-def words_of(name):
+def words_of(name: str) -> str:
     """Return a data set's name as part of a file name."""
     return "".join(c if c.isalnum() else "_" for c in name).strip("_")
 
 
-def steps_of(epochs, num_examples, batch_size):
+def steps_of(epochs: float, num_examples: int, batch_size: int) -> int:
     """Return how many steps of `batch_size` images `epochs` (a float) of a data set are.
 
     The one place where epochs become steps. At least 1 for any positive number of epochs.
@@ -222,7 +224,7 @@ def steps_of(epochs, num_examples, batch_size):
     return max(round(epochs * num_examples / batch_size), 1 if epochs > 0 else 0)
 
 
-def scaled_learning_rate(base_learning_rate, global_batch_size):
+def scaled_learning_rate(base_learning_rate: float, global_batch_size: int) -> float:
     """Return `base_learning_rate * global_batch_size / 256`, the linear scaling rule.
 
     Reference: Goyal et al. 2017, arXiv:1706.02677, section 2.1.

@@ -1,8 +1,11 @@
 """The settings of the commands that are no runs: reconstruct, convert, export and others."""
 
 import dataclasses
+from collections.abc import Iterator, Sequence
+from typing import Any, ClassVar
 
 from keras_mae.settings.fields import Settings, setting
+from keras_mae.types import Size
 
 FORMATS = "keras_mae.export.formats"
 FILES = "What to read and write"
@@ -36,7 +39,7 @@ class ReconstructSettings(Settings):
         False, "Use the hidden patches' true mean and deviation; the figure says so.", MODEL
     )
 
-    def faults_together(self):
+    def faults_together(self) -> Iterator[str]:
         if not self.image:
             yield "`image` must name at least one picture. Received: none"
 
@@ -86,7 +89,7 @@ class ConvertSettings(Settings):
         shown="the source's",
     )
 
-    def faults_together(self):
+    def faults_together(self) -> Iterator[str]:
         if self.format == "keras" and self.target and not self.target.endswith(".keras"):
             yield f"`target` must end in .keras for format='keras'. Received: {self.target!r}"
 
@@ -117,7 +120,7 @@ class ExportSettings(Settings):
     See `keras_mae.commands.export_settings`.
     """
 
-    option_names = ()
+    option_names: ClassVar[tuple[str, ...]] = ()
 
     model: str | None = setting(
         None, "The model: a file or a folder.", FILES, required=True, first=1
@@ -148,7 +151,7 @@ class ExportSettings(Settings):
     num_check_images: int = setting(16, "How many of them.", CHECK, least=1)
     loads: int = setting(1, "New processes that each load the file and compare.", CHECK, least=1)
 
-    def options(self):
+    def options(self) -> dict[str, Any]:
         """Return the values of the format's own options, a dict."""
         return {name: getattr(self, name) for name in self.option_names}
 
@@ -162,8 +165,8 @@ class ServeCheckSettings(Settings):
     )
 
 
-def size_argument(image_size):
+def size_argument(image_size: Sequence[int] | None) -> Size | None:
     """Return a setting's sides as `image_size` arguments of models are: an int, a pair, or None."""
     if image_size is None:
         return None
-    return image_size[0] if len(image_size) == 1 else tuple(image_size)
+    return image_size[0] if len(image_size) == 1 else (image_size[0], image_size[1])

@@ -2,11 +2,13 @@
 
 import dataclasses
 import time
+from collections.abc import Sequence
+from typing import Any
 
 import keras
 import numpy as np
 
-from keras_mae.data import eval_dataset
+from keras_mae.data import Source, eval_dataset
 from keras_mae.data.finetune import balanced_subset, finetune_dataset
 from keras_mae.evaluation.confusion import confusion_matrix
 from keras_mae.evaluation.features import extract_features
@@ -17,6 +19,7 @@ from keras_mae.models import ViTClassifier, ViTEncoder
 from keras_mae.models.saved_model_encoder import SavedModelEncoder
 from keras_mae.plots.confusion import confusion_figure
 from keras_mae.presets import preset_config
+from keras_mae.settings.finetune import FinetuneSettings
 from keras_mae.settings.run import PRECISIONS
 from keras_mae.tasks.images import EVAL_BATCH, ImageTask, device_line
 from keras_mae.tasks.probe import (
@@ -35,7 +38,9 @@ from keras_mae.training.loop import run
 from keras_mae.training.schedules import run_schedule
 
 
-def finetune(settings, callbacks=()):
+def finetune(
+    settings: FinetuneSettings, callbacks: Sequence[keras.callbacks.Callback] = ()
+) -> dict[str, Any]:
     """Put an encoder to the test that `settings` describe, and write the output directory.
 
     It holds `config.json`, `results.json` and `figures/confusion.png`; for all protocols but "knn"
@@ -76,7 +81,7 @@ class Classify(ImageTask):
         "skipped.jsonl": "images that could not be read, with the reason",
     }
 
-    def load(self):
+    def load(self) -> None:
         super().load()
         settings = self.settings
         self.num_classes = check_labels(self.source, settings.num_classes)
@@ -86,7 +91,7 @@ class Classify(ImageTask):
         self.stops_before_training = settings.dry_run
         self.neighbours = _neighbours(settings, self.num_examples)
 
-    def build(self):
+    def build(self) -> None:
         encoder = make_encoder(self.settings, self.source)
         settings = _for_saved_model(self.settings, encoder)
         size = _image_size(settings, encoder)
@@ -166,7 +171,7 @@ class Classify(ImageTask):
         )
         model.optimizer.build(model.trainable_variables)
 
-    def facts(self):
+    def facts(self) -> tuple[dict[str, Any], dict[str, Any]]:
         weights = {str(i): np.array(v) for i, v in enumerate(self.classifier.encoder.weights)}
         fixed = {"images": self.train.fingerprint(), "encoder_digest": weights_digest(weights)}
         return fixed, {
@@ -176,7 +181,7 @@ class Classify(ImageTask):
             "heldout_images": self.heldout.num_examples,
         }
 
-    def first_lines(self):
+    def first_lines(self) -> list[str]:
         settings = self.settings
         lines = [settings.recipe_text(self.neighbours)]
         if settings.dry_run:
@@ -195,7 +200,7 @@ class Classify(ImageTask):
             f"Output: {settings.directory}",
         ]
 
-    def begin(self):
+    def begin(self) -> dict[str, float]:
         self.open_skips()
         pixels = self.pixels(self.classifier.encoder)
         self.evaluation = [
@@ -230,7 +235,7 @@ class Classify(ImageTask):
 
         return images, tf.one_hot(labels, self.num_classes), *weights
 
-    def batches(self, step, num_shards, shard_index):
+    def batches(self, step: int, num_shards: int, shard_index: int) -> Any:
         settings = self.settings
         if self.on_features:
             return feature_batches(
@@ -259,15 +264,15 @@ class Classify(ImageTask):
             **self.pixels(self.classifier.encoder),
         )
 
-    def validation(self):
+    def validation(self) -> Any:
         return self._validation
 
-    def validation_every(self):
+    def validation_every(self) -> int:
         # After each epoch, where images to train on abound.
         per_epoch = self.steps_per_epoch * self.settings.batch_size
         return self.settings.validation_epochs or -(-2 * self.heldout.num_examples // per_epoch)
 
-    def finish(self):
+    def finish(self) -> dict[str, Any]:
         if not self.workers.is_chief:
             return {}
         found = self._neighbours() if self.settings.protocol == "knn" else self._accuracy()
@@ -329,7 +334,7 @@ class Classify(ImageTask):
         copy.set_weights(self.classifier.get_weights())
         return copy
 
-    def summary(self, results):
+    def summary(self, results: dict[str, Any]) -> str:
         parts = [f"top-1 {results['top1']:.1%}"]
         if results["top5"] is not None:
             parts.append(f"top-5 {results['top5']:.1%}")
@@ -345,7 +350,7 @@ class Classify(ImageTask):
         return "\n".join(line for line in lines if line)
 
 
-def check_labels(source, num_classes=None):
+def check_labels(source: Source, num_classes: int | None = None) -> int:
     """Return how many outputs a head for a data set has, or say why it can have none.
 
     Args:
@@ -377,7 +382,7 @@ def check_labels(source, num_classes=None):
     return num_classes
 
 
-def make_encoder(settings, source):
+def make_encoder(settings: FinetuneSettings, source: Source) -> ViTEncoder | SavedModelEncoder:
     """Return the encoder to start from: the given one, or a new one of the preset's sizes.
 
     Args:
@@ -480,7 +485,7 @@ def _batched(features, targets):
     return Batches()
 
 
-def rates_table(model, optimizer):
+def rates_table(model: keras.Model, optimizer: Any) -> str:
     """Return, as lines of text, each variable's peak learning rate, decay, and whether it trains.
 
     Args:

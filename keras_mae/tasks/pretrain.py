@@ -1,17 +1,20 @@
 """Pre-training: a masked autoencoder from a source of images."""
 
 import shutil
+from collections.abc import Sequence
+from typing import Any
 
 import keras
 import numpy as np
 
-from keras_mae.data import eval_dataset, pretrain_dataset
+from keras_mae.data import Source, eval_dataset, pretrain_dataset
 from keras_mae.evaluation.baseline import mean_predictor_loss
 from keras_mae.export import export_encoder
 from keras_mae.files import save_model
 from keras_mae.layers import MaskRatioSchedule
 from keras_mae.models import MaskedAutoencoder
 from keras_mae.plots.figures import loss_figure, reconstruction_figure
+from keras_mae.settings.pretrain import PretrainSettings
 from keras_mae.settings.tools import size_argument
 from keras_mae.tasks.images import EVAL_BATCH, ImageTask, device_line
 from keras_mae.tasks.table import FeatureTable, format_table
@@ -22,7 +25,9 @@ from keras_mae.training.schedules import run_schedule
 FIGURE_IMAGES = 8
 
 
-def pretrain(settings, callbacks=()):
+def pretrain(
+    settings: PretrainSettings, callbacks: Sequence[keras.callbacks.Callback] = ()
+) -> dict[str, Any]:
     """Train a masked autoencoder as `settings` say, and write its output directory.
 
     It holds `config.json`, `metrics.jsonl`, `mae.keras`, `encoder.keras`, `encoder/1/` (a
@@ -45,7 +50,9 @@ def pretrain(settings, callbacks=()):
     return run(Pretrain(settings), callbacks)
 
 
-def build_autoencoder(settings, source, total_steps):
+def build_autoencoder(
+    settings: PretrainSettings, source: Source, total_steps: int
+) -> MaskedAutoencoder:
     """Return a new `MaskedAutoencoder` for the images of a `keras_mae.data.Source`.
 
     Args:
@@ -55,9 +62,9 @@ def build_autoencoder(settings, source, total_steps):
     Raises:
         ValueError: if no model can be built of them.
     """
-    overrides = {"mask_ratio": settings.mask_ratio[0]}
+    overrides: dict[str, Any] = {"mask_ratio": settings.mask_ratio[0]}
     if len(settings.mask_ratio) == 2:
-        overrides["mask_ratio"] = MaskRatioSchedule(*settings.mask_ratio, total_steps=total_steps)
+        overrides["mask_ratio"] = MaskRatioSchedule(*settings.mask_ratio, total_steps)
     if settings.decoder_num_layers:
         overrides["decoder_num_layers"] = settings.decoder_num_layers
     if settings.image_size:
@@ -90,7 +97,7 @@ class Pretrain(ImageTask):
         "skipped.jsonl": "images that could not be read, with the reason",
     }
 
-    def load(self):
+    def load(self) -> None:
         super().load()
         given = self.settings
         self.settings = given.resolved(self.typical_size())
@@ -107,7 +114,7 @@ class Pretrain(ImageTask):
         epochs = max(1, round(self.total_steps * self.settings.batch_size / self.num_examples))
         self.steps_per_epoch = -(-self.total_steps // epochs)
 
-    def build(self):
+    def build(self) -> None:
         settings = self.settings
         self.model = build_autoencoder(settings, self.source, self.total_steps)
         self.check_memory(self.model.encoder, 1 - max(settings.mask_ratio))
@@ -126,7 +133,7 @@ class Pretrain(ImageTask):
             recompute=settings.recompute,
         )
 
-    def facts(self):
+    def facts(self) -> tuple[dict[str, Any], dict[str, Any]]:
         fixed = {"total_steps": self.total_steps, "images": self.train.fingerprint()}
         return fixed, {
             "model": self.model.get_config(),
@@ -134,7 +141,7 @@ class Pretrain(ImageTask):
             "heldout_images": self.heldout.num_examples,
         }
 
-    def first_lines(self):
+    def first_lines(self) -> list[str]:
         settings, model = self.settings, self.model
         chosen = " (chosen by the images' size)" if self.chosen else ""
         epochs = self.total_steps * settings.batch_size / self.num_examples
@@ -150,7 +157,7 @@ class Pretrain(ImageTask):
             f"Output: {settings.directory}",
         ]
 
-    def begin(self):
+    def begin(self) -> dict[str, float]:
         self.open_skips()
         settings = self.settings
         pixels = self.pixels(self.model.encoder)
@@ -178,10 +185,10 @@ class Pretrain(ImageTask):
                 f"{self.source.name!r}, with {self.heldout.num_examples} held out, all broken"
             )
 
-    def validation(self):
+    def validation(self) -> Any:
         return self._validation
 
-    def batches(self, step, num_shards, shard_index):
+    def batches(self, step: int, num_shards: int, shard_index: int) -> Any:
         settings = self.settings
         return pretrain_dataset(
             self.train,
@@ -195,7 +202,7 @@ class Pretrain(ImageTask):
             **self.pixels(self.model.encoder),
         )
 
-    def finish(self):
+    def finish(self) -> dict[str, Any]:
         model = self.model
         loss = model.evaluate(self._validation, verbose=0, return_dict=True)["loss"]
         if not self.workers.is_chief:
@@ -212,7 +219,7 @@ class Pretrain(ImageTask):
                 results.update(self.table.results())
         return results
 
-    def write_encoder_and_figures(self, model):
+    def write_encoder_and_figures(self, model: keras.Model) -> None:
         """Write what is made of the trained model: the encoder's files, the figures."""
         directory = self.directory
         save_model(model.encoder, directory / "encoder.keras")
@@ -253,7 +260,7 @@ class Pretrain(ImageTask):
         copy.set_weights(self.model.get_weights())
         return copy
 
-    def summary(self, results):
+    def summary(self, results: dict[str, Any]) -> str:
         lines = [
             f"\nLoss on held-out images: {results['heldout_loss']:.4f}; of a predictor that gives "
             f"the mean patch of each position: {results['mean_predictor_loss']:.4f}. "

@@ -6,6 +6,8 @@ report, for encoders and for raw pixels, all train this task.
 
 import dataclasses
 import math
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
 
 import keras
 import numpy as np
@@ -16,6 +18,10 @@ from keras_mae.settings.finetune import FinetuneSettings
 from keras_mae.training import LARS
 from keras_mae.training.loop import Task, run
 from keras_mae.training.schedules import run_schedule
+from keras_mae.types import Tensor
+
+if TYPE_CHECKING:
+    from keras_mae.data import Source  # it needs TensorFlow
 
 EVAL_BATCH = 250
 LEAST_FOR_TOP5 = 6  # classes
@@ -35,15 +41,22 @@ class LinearProbe(Task):
 
     writes = False
 
-    def __init__(self, settings, features, labels, num_classes, num_examples=None):
+    def __init__(
+        self,
+        settings: FinetuneSettings,
+        features: np.ndarray,
+        labels: np.ndarray,
+        num_classes: int,
+        num_examples: int | None = None,
+    ) -> None:
         super().__init__(settings)
         self.features, self.labels, self.num_classes = features, labels, num_classes
         self.num_examples = len(features) if num_examples is None else num_examples
 
-    def load(self):
+    def load(self) -> None:
         self.total_steps = self.settings.total_steps(self.num_examples)
 
-    def build(self):
+    def build(self) -> None:
         self.model = keras.Sequential(
             [
                 keras.Input((self.features.shape[1],)),
@@ -64,7 +77,7 @@ class LinearProbe(Task):
         )
         compile_head(self)
 
-    def batches(self, step, num_shards, shard_index):
+    def batches(self, step: int, num_shards: int, shard_index: int) -> Any:
         return feature_batches(
             self.features,
             self.labels,
@@ -75,11 +88,19 @@ class LinearProbe(Task):
             shard_index,
         )
 
-    def finish(self):
+    def finish(self) -> dict[str, Any]:
         return {"steps": self.total_steps}
 
 
-def linear_probe(features, labels, queries, wanted, num_classes, settings=None, num_examples=None):
+def linear_probe(
+    features: np.ndarray,
+    labels: np.ndarray,
+    queries: np.ndarray,
+    wanted: np.ndarray,
+    num_classes: int,
+    settings: FinetuneSettings | None = None,
+    num_examples: int | None = None,
+) -> float:
     """Train a linear classifier on features that were computed once, and return its accuracy.
 
     Batch normalisation without scale and offset, a linear layer, LARS with momentum .9 and no
@@ -106,7 +127,9 @@ def linear_probe(features, labels, queries, wanted, num_classes, settings=None, 
     return float(np.mean(predicted == np.asarray(wanted)))
 
 
-def probe_settings(image_size, num_examples, **given):
+def probe_settings(
+    image_size: tuple[int, int], num_examples: int, **given: Any
+) -> FinetuneSettings:
     """Return the complete settings of a probe on features that are computed once.
 
     Args:
@@ -118,7 +141,9 @@ def probe_settings(image_size, num_examples, **given):
     return on_kept_features(settings, image_size, num_examples)
 
 
-def on_kept_features(settings, image_size, num_examples):
+def on_kept_features(
+    settings: FinetuneSettings, image_size: tuple[int, int], num_examples: int
+) -> FinetuneSettings:
     """Return a probe's settings; where these would compute new features in each epoch, 1 view.
 
     Args:
@@ -131,7 +156,7 @@ def on_kept_features(settings, image_size, num_examples):
     return settings.with_recipe(image_size, num_examples)
 
 
-def describe_probe(settings, num_examples):
+def describe_probe(settings: FinetuneSettings, num_examples: int) -> dict[str, Any]:
     """Return what a table says of its probe, a dict: pooling, blocks, views and steps."""
     return {
         "pooling": settings.pooling,
@@ -141,7 +166,7 @@ def describe_probe(settings, num_examples):
     }
 
 
-def compile_head(task, metrics=()):
+def compile_head(task: Task, metrics: Sequence[Any] = ()) -> None:
     """Compile a probe's model: LARS, cross-entropy, several steps in one call."""
     settings = task.settings
     tensorflow = keras.backend.backend() == "tensorflow"
@@ -164,7 +189,7 @@ def compile_head(task, metrics=()):
     task.model.optimizer.build(task.model.trainable_variables)
 
 
-def executions(total_steps, steps_per_epoch, divisor=0):
+def executions(total_steps: int, steps_per_epoch: int, divisor: int = 0) -> tuple[int, int]:
     """Return (steps a call, steps an epoch) so that calls end where epochs and the run do.
 
     Args:
@@ -177,7 +202,15 @@ def executions(total_steps, steps_per_epoch, divisor=0):
     return steps, steps * max(1, round(steps_per_epoch / steps))
 
 
-def feature_batches(features, labels, num_classes, settings, step, num_shards, shard_index):
+def feature_batches(
+    features: np.ndarray,
+    labels: np.ndarray,
+    num_classes: int,
+    settings: FinetuneSettings,
+    step: int,
+    num_shards: int,
+    shard_index: int,
+) -> Any:
     """Return the endless stream of batches of features after `step`, as `fit` takes it."""
     try:
         from keras_mae.data.finetune import features_dataset
@@ -212,7 +245,9 @@ def _numpy_batches(features, labels, num_classes, settings, step):
         step += 1
 
 
-def encoder_predictor(encoder, pooling, blocks=1, jit=False):
+def encoder_predictor(
+    encoder: keras.Model, pooling: str, blocks: int = 1, jit: bool = False
+) -> Callable[[Tensor], Tensor]:
     """Return a function from images to pooled features, compiled for batches.
 
     Args:
@@ -228,7 +263,9 @@ def encoder_predictor(encoder, pooling, blocks=1, jit=False):
     return compiled_function(features, jit)
 
 
-def compiled_function(function, jit=False):
+def compiled_function(
+    function: Callable[[Tensor], Tensor], jit: bool = False
+) -> Callable[[Tensor], Tensor]:
     """Return a graph of a function of images; on other backends than TensorFlow, itself compiled.
 
     Not `predict_on_batch`, which under a strategy gives each replica's output to the same images.
@@ -245,7 +282,13 @@ def compiled_function(function, jit=False):
     return function
 
 
-def view_features(predict, source, settings, pixels, plain=None):
+def view_features(
+    predict: Callable[[Tensor], Tensor],
+    source: "Source",
+    settings: FinetuneSettings,
+    pixels: dict[str, Any],
+    plain: tuple[np.ndarray, np.ndarray] | None = None,
+) -> tuple[np.ndarray, np.ndarray]:
     """Return (features, labels) of several views of a source's images, view after view.
 
     The first view is the image as it is evaluated; the others are augmented.
@@ -280,9 +323,10 @@ def view_features(predict, source, settings, pixels, plain=None):
         predict, ((images, np.argmax(labels, axis=1)) for images, labels in batches)
     )
     # The last batch has begun one view more.
-    return tuple(np.concatenate([a, b[:count]]) for a, b in zip(plain, more, strict=True))
+    features, labels = (np.concatenate([a, b[:count]]) for a, b in zip(plain, more, strict=True))
+    return features, labels
 
 
-def pixel_predictor(images):
+def pixel_predictor(images: Tensor) -> np.ndarray:
     """Return images as features, shrunk where they are large."""
     return raw_pixels(np.asarray(images))

@@ -5,13 +5,16 @@ import json
 import math
 import sys
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import keras
 
 from keras_mae.errors import NonFiniteLossError
 from keras_mae.files import atomic_path, save_model
 from keras_mae.training.checkpoints import sync_variables
+from keras_mae.types import AnyPath
 
 TERMINAL_SECONDS = 0.2  # between two pictures of the line on a terminal
 LINE_SECONDS = 1.0  # between two lines elsewhere, each after an epoch
@@ -28,19 +31,21 @@ class Progress:
         baselines: dict of name to loss, shown beside the validation's.
     """
 
-    def __init__(self, total_steps, baselines=None):
+    def __init__(self, total_steps: int, baselines: Mapping[str, float] | None = None) -> None:
         self.total_steps = total_steps
         self.baselines = baselines or {}
-        self._first = None  # (step, time) after the first step, which compiles
+        self._first: tuple[int, float] | None = (
+            None  # (step, time) after the first step, which compiles
+        )
         self._shown_at = -math.inf
-        self._validation = {}
+        self._validation: Mapping[str, float] = {}
 
-    def step_done(self, step):
+    def step_done(self, step: int) -> None:
         """Note the time of the first step's end."""
         if self._first is None:
             self._first = step, time.perf_counter()
 
-    def logged(self, step, loss, images_per_second):
+    def logged(self, step: int, loss: float, images_per_second: float) -> None:
         """Show the line of an interval of steps, where one is due."""
         self._values = [f"loss {loss:.4f}", f"{images_per_second:,.0f} images/s"]
         quiet = time.perf_counter() - self._shown_at
@@ -49,7 +54,7 @@ class Progress:
         elif not sys.stdout.isatty() and quiet >= LONG_EPOCH_SECONDS and self._shown_at > 0:
             self._show(step)
 
-    def epoch_done(self, step, validation):
+    def epoch_done(self, step: int, validation: Mapping[str, float]) -> None:
         """Show the line of an epoch, with the validation's values, where one is due."""
         self._validation = validation or self._validation
         last = step >= self.total_steps
@@ -77,7 +82,7 @@ class Progress:
         return seconds / (step - self._first[0]) * (self.total_steps - step)
 
 
-def duration(seconds):
+def duration(seconds: float) -> str:
     """Return a number of seconds in words, such as "2 min 5 s"."""
     minutes, seconds = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
@@ -107,14 +112,14 @@ class MetricsLog(keras.callbacks.Callback):
 
     def __init__(
         self,
-        path,
-        global_batch_size,
-        total_steps,
-        start_step=0,
-        interval=10,
-        progress=None,
-        board=None,
-    ):
+        path: AnyPath | None,
+        global_batch_size: int,
+        total_steps: int,
+        start_step: int = 0,
+        interval: int = 10,
+        progress: Progress | None = None,
+        board: Any = None,
+    ) -> None:
         super().__init__()
         self.path = path
         self.global_batch_size = global_batch_size
@@ -123,18 +128,18 @@ class MetricsLog(keras.callbacks.Callback):
         self.progress = progress
         self.board = board
         self.step = start_step
-        self._file = None
+        self._file: Any = None
 
-    def on_train_begin(self, logs=None):
+    def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         if self.path is not None:
             # Line-buffered: what was logged is on disk if the process dies.
             self._file = open(self.path, "a", buffering=1)  # noqa: SIM115 (closed at the end)
 
-    def on_train_end(self, logs=None):
+    def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
         if self._file is not None:
             self._file.close()
 
-    def on_epoch_begin(self, epoch, logs=None):
+    def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         self._epoch_start = self.step
         self._start_interval()
 
@@ -142,7 +147,7 @@ class MetricsLog(keras.callbacks.Callback):
         self._interval_start = time.perf_counter()
         self._interval_step = self.step
 
-    def on_train_batch_begin(self, batch, logs=None):
+    def on_train_batch_begin(self, batch: int, logs: dict[str, Any] | None = None) -> None:
         if self._is_logged(batch, self._epoch_start + batch + 1):
             sync_variables(self.model)
             # Of the step to come: afterwards the optimizer tells the next step's.
@@ -156,7 +161,7 @@ class MetricsLog(keras.callbacks.Callback):
         last = batch + 1 == self.params["steps"] or step >= self.total_steps
         return last or step % self.interval == 0
 
-    def on_train_batch_end(self, batch, logs=None):
+    def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
         self.step = self._epoch_start + batch + 1
         loss = float(logs["loss"])
         if not math.isfinite(loss):
@@ -187,7 +192,7 @@ class MetricsLog(keras.callbacks.Callback):
             self.model.reset_metrics()
         self._start_interval()
 
-    def on_epoch_end(self, epoch, logs=None):
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         validation = {k: float(v) for k, v in (logs or {}).items() if k.startswith("val_")}
         if validation:
             self._write(step=self.step, epoch=epoch + 1, **validation)
@@ -201,7 +206,7 @@ class MetricsLog(keras.callbacks.Callback):
             self.board.write(**values)
 
 
-def read_metrics(path):
+def read_metrics(path: AnyPath) -> list[dict[str, Any]]:
     """Return the lines of a `metrics.jsonl` as dicts; one that was cut short is left out."""
     lines = Path(path).read_text().splitlines() if Path(path).exists() else []
     found = []
@@ -211,14 +216,14 @@ def read_metrics(path):
     return found
 
 
-def trim_metrics(path, step):
+def trim_metrics(path: AnyPath, step: int) -> None:
     """Remove from a `metrics.jsonl` what was logged after `step`, and a line that was cut short."""
     kept = [json.dumps(line) + "\n" for line in read_metrics(path) if line["step"] <= step]
     with atomic_path(path) as temporary:
         temporary.write_text("".join(kept))
 
 
-def validation_losses(path):
+def validation_losses(path: AnyPath) -> list[float]:
     """Return the validation losses that a `metrics.jsonl` holds, in order."""
     return [line["val_loss"] for line in read_metrics(path) if "val_loss" in line]
 
@@ -232,12 +237,12 @@ class EarlyEnd(keras.callbacks.Callback):
             cut stops where it would have.
     """
 
-    def __init__(self, patience, losses=()):
+    def __init__(self, patience: int, losses: Sequence[float] = ()) -> None:
         super().__init__()
         self.patience = patience
         self.losses = list(losses)
 
-    def on_epoch_end(self, epoch, logs=None):
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         if "val_loss" not in (logs or {}):
             return
         self.losses.append(float(logs["val_loss"]))
@@ -255,9 +260,9 @@ class SaveLastGood(keras.callbacks.Callback):
         path: a `.keras` file.
     """
 
-    def __init__(self, path):
+    def __init__(self, path: AnyPath) -> None:
         super().__init__()
         self.path = path
 
-    def on_epoch_end(self, epoch, logs=None):
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         save_model(self.model, self.path)

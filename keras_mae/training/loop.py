@@ -9,15 +9,16 @@ import json
 import sys
 import time
 import warnings
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import keras
 
 from keras_mae.errors import CheckpointError, OutOfMemoryError, WorkerLostError
 from keras_mae.files import environment, write_json
-from keras_mae.settings.run import PRECISIONS
+from keras_mae.settings.run import PRECISIONS, RunSettings
 from keras_mae.training.averaging import ValidateAveraged, use_averages
 from keras_mae.training.callbacks import (
     EarlyEnd,
@@ -59,10 +60,11 @@ class Task:
         stops_before_training: bool. True ends the run after `first_lines`.
     """
 
-    workers = None
+    settings: Any  # of the task's own kind
+    workers: Workers | None = None
     writes = True
     directory: Path | None = None
-    model = None
+    model: Any = None
     num_examples: int | None = None
     total_steps: int | None = None
     steps_per_epoch: int | None = None
@@ -71,54 +73,56 @@ class Task:
     stops_before_training = False
     files: ClassVar[dict[str, str]] = {}
 
-    def __init__(self, settings):
+    def __init__(self, settings: RunSettings) -> None:
         self.settings = settings
 
-    def load(self):
+    def load(self) -> None:
         """Look at the data, and raise for settings that do not fit it; nothing is written yet."""
 
-    def build(self):
+    def build(self) -> None:
         """Make and compile `model`; called in the strategy's scope."""
         raise NotImplementedError(f"{type(self).__name__} must implement `build`.")
 
-    def facts(self):
+    def facts(self) -> tuple[dict[str, Any], dict[str, Any]]:
         """Return (dict of what fixes the run's numbers, dict of further entries of config.json)."""
         return {}, {}
 
-    def first_lines(self):
+    def first_lines(self) -> list[str]:
         """Return what is printed before the run begins, a list of lines."""
         return []
 
-    def begin(self):
+    def begin(self) -> dict[str, float]:
         """Do what comes before the first step; return a dict of losses to compare with."""
         return {}
 
-    def batches(self, step, num_shards, shard_index):
+    def batches(self, step: int, num_shards: int, shard_index: int) -> Any:
         """Return the endless data set of a worker's share of all batches after `step`."""
         raise NotImplementedError(f"{type(self).__name__} must implement `batches`.")
 
-    def validation(self):
+    def validation(self) -> Any:
         """Return the data set that is validated with, or None."""
         return None
 
-    def validation_every(self):
+    def validation_every(self) -> int:
         """Return the number of epochs between two validations."""
         return self.settings.validation_epochs or 1
 
-    def finish(self):
+    def finish(self) -> dict[str, Any]:
         """Write what is to be kept; return the results, a dict that JSON can hold."""
         return {}
 
-    def summary(self, results):
+    def summary(self, results: dict[str, Any]) -> str:
         """Return the results as lines of text."""
         return ""
 
-    def cause_of(self, error):
+    def cause_of(self, error: BaseException) -> BaseException:
         """Return the error that is to be told in place of one that the training raised."""
         return error
 
 
-def run(task, callbacks=(), verbose=True):
+def run(
+    task: Task, callbacks: Sequence[keras.callbacks.Callback] = (), verbose: bool = True
+) -> dict[str, Any]:
     """Run a task, or go on with its run where it was cut.
 
     Args:

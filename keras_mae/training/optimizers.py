@@ -1,10 +1,13 @@
 """The optimizers of the recipes: AdamW with the reference's exclusions, and LARS."""
 
+from collections.abc import Sequence
+from typing import Any
+
 import keras
 from keras import ops
 
 
-def undecayed_variables(model):
+def undecayed_variables(model: keras.Model) -> list[Any]:
     """Return the trainable variables that weight decay leaves alone.
 
     These are vectors (biases, LayerNorm scales), and what a layer of the model names itself in a
@@ -36,7 +39,9 @@ class AdamW(keras.optimizers.AdamW):
     Reference: Kingma and Ba 2014, arXiv:1412.6980, algorithm 1; Loshchilov and Hutter 2017.
     """
 
-    def __init__(self, *args, rate_scales=None, **kwargs):
+    def __init__(
+        self, *args: Any, rate_scales: Sequence[float] | None = None, **kwargs: Any
+    ) -> None:
         super().__init__(*args, **kwargs)
         if self.amsgrad:
             raise ValueError("`amsgrad` must be False. Received: True")
@@ -44,7 +49,7 @@ class AdamW(keras.optimizers.AdamW):
         if self.rate_scales and min(self.rate_scales) < 0:
             raise ValueError(f"`rate_scales` must be 0 or more. Received: {self.rate_scales}")
 
-    def build(self, variables):
+    def build(self, variables: Sequence[Any]) -> None:
         if self.rate_scales is not None and len(self.rate_scales) != len(variables):
             raise ValueError(
                 f"`rate_scales` must hold a number for each of the {len(variables)} variables. "
@@ -52,7 +57,7 @@ class AdamW(keras.optimizers.AdamW):
             )
         super().build(variables)
 
-    def exclude_for(self, model):
+    def exclude_for(self, model: keras.Model) -> None:
         """Exclude `undecayed_variables(model)` from the decay; before the optimizer is built.
 
         Models of this library do it in `compile`, so that a model which was saved and loaded, whose
@@ -62,7 +67,7 @@ class AdamW(keras.optimizers.AdamW):
         if excluded:
             self.exclude_from_weight_decay(var_list=excluded)
 
-    def update_step(self, gradient, variable, learning_rate):
+    def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
         dtype = variable.dtype
         index = self._get_variable_index(variable)
         learning_rate, gradient = ops.cast(learning_rate, dtype), ops.cast(gradient, dtype)
@@ -78,7 +83,10 @@ class AdamW(keras.optimizers.AdamW):
             # Keras hands in TensorFlow's own variables here, and tensors where it has no state.
             values = [v.value if isinstance(v, keras.Variable) else v for v in state]
             if all(hasattr(value, "handle") for value in values):
-                return self._fused_update(gradient, *values, learning_rate, decay, *powers)
+                variable, mean, square = values
+                return self._fused_update(
+                    gradient, variable, mean, square, learning_rate, decay, *powers
+                )
         self._update(gradient, *state, learning_rate, decay, *powers)
 
     def _update(self, gradient, variable, mean, square, learning_rate, decay, power_1, power_2):
@@ -128,11 +136,18 @@ class AdamW(keras.optimizers.AdamW):
     def _apply_weight_decay(self, variables):
         """Nothing: `update_step` decays, at each variable's own rate."""
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "rate_scales": self.rate_scales}
 
 
-def make_adamw(model, learning_rate, weight_decay=0.05, beta_1=0.9, beta_2=0.95, **kwargs):
+def make_adamw(
+    model: keras.Model,
+    learning_rate: Any,
+    weight_decay: float = 0.05,
+    beta_1: float = 0.9,
+    beta_2: float = 0.95,
+    **kwargs: Any,
+) -> AdamW:
     """Return `AdamW` for pre-training a model, decoupled decay on weight matrices only.
 
     Args:
@@ -172,25 +187,25 @@ class LARS(keras.optimizers.Optimizer):
 
     def __init__(
         self,
-        learning_rate=0.1,
-        momentum=0.9,
-        lars_weight_decay=0.0,
-        trust_coefficient=0.001,
-        name="lars",
-        **kwargs,
-    ):
+        learning_rate: Any = 0.1,
+        momentum: float = 0.9,
+        lars_weight_decay: float = 0.0,
+        trust_coefficient: float = 0.001,
+        name: str = "lars",
+        **kwargs: Any,
+    ) -> None:
         super().__init__(learning_rate=learning_rate, name=name, **kwargs)
         self.momentum = momentum
         self.lars_weight_decay = lars_weight_decay
         self.trust_coefficient = trust_coefficient
 
-    def build(self, variables):
+    def build(self, variables: Sequence[Any]) -> None:
         if self.built:
             return
         super().build(variables)
         self._momentums = [self.add_variable_from_reference(v, name="momentum") for v in variables]
 
-    def update_step(self, gradient, variable, learning_rate):
+    def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
         learning_rate = ops.cast(learning_rate, variable.dtype)
         update = ops.cast(gradient, variable.dtype)
         if len(variable.shape) > 1:
@@ -202,7 +217,7 @@ class LARS(keras.optimizers.Optimizer):
         self.assign(momentum, self.momentum * momentum + update)
         self.assign_sub(variable, learning_rate * momentum)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {
             **super().get_config(),
             "momentum": self.momentum,

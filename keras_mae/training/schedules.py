@@ -2,8 +2,13 @@
 
 import keras
 
+from keras_mae.settings.finetune import FinetuneSettings
+from keras_mae.settings.pretrain import PretrainSettings
 
-def warmup_cosine(peak, warmup_steps, total_steps, final=0.0):
+
+def warmup_cosine(
+    peak: float, warmup_steps: int, total_steps: int, final: float = 0.0
+) -> keras.optimizers.schedules.LearningRateSchedule:
     """Return a schedule: linear from 0 to `peak`, then half a cosine down to `final`.
 
     Args:
@@ -31,7 +36,9 @@ def warmup_cosine(peak, warmup_steps, total_steps, final=0.0):
     )
 
 
-def run_schedule(settings, num_examples):
+def run_schedule(
+    settings: PretrainSettings | FinetuneSettings, num_examples: int
+) -> keras.optimizers.schedules.LearningRateSchedule:
     """Return the learning-rate schedule of a run: warm-up and cosine over all its steps.
 
     Args:

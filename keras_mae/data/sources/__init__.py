@@ -8,9 +8,10 @@ from pathlib import Path
 from keras_mae import registry
 from keras_mae.data.sources.base import ArraySource, EncodedSource, Source
 from keras_mae.files import printable
+from keras_mae.types import AnyPath
 
 
-def load_source(spec, *, seed=0):
+def load_source(spec: AnyPath, *, seed: int = 0) -> Source:
     """Open a source of images.
 
     Args:

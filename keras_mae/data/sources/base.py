@@ -8,10 +8,13 @@ gathered by TensorFlow). The file's name is the source's.
 
 import copy
 import hashlib
+from collections.abc import Callable
+from typing import Any, Self
 
 import numpy as np
 
 from keras_mae.data.decode import header_size
+from keras_mae.types import Tensor
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -54,26 +57,26 @@ class Source:
     augmentation = "crop"
     order_guarantee = GLOBAL_SHUFFLE + ", read by random access"
     default_holdout = 0.05
-    _whole = None
+    _whole: "Source | None" = None
 
-    def __init__(self, num_records, *, seed=0):
+    def __init__(self, num_records: int, *, seed: int = 0) -> None:
         self.seed = seed
         self.name = self.name or type(self).__name__
-        self.indices = np.arange(num_records, dtype=np.int64)
+        self.indices: np.ndarray = np.arange(num_records, dtype=np.int64)
 
     @property
-    def num_examples(self):
+    def num_examples(self) -> int:
         return len(self.indices)
 
     @property
-    def whole(self):
+    def whole(self) -> "Source":
         """The source that `split` made this one a part of; else this one.
 
         The share of broken images is judged over it: one of the three held out is not a third.
         """
         return self if self._whole is None else self._whole
 
-    def key(self, record):
+    def key(self, record: int) -> str:
         """A name of the record that stays the same when the data set is moved elsewhere.
 
         It differs from those of all other records. Bytes that are no UTF-8 are in it as
@@ -81,15 +84,15 @@ class Source:
         """
         raise NotImplementedError
 
-    def path(self, record):
+    def path(self, record: int) -> str:
         """Where a person finds the record: named in `skipped.jsonl`."""
         return self.key(record)
 
-    def record_labels(self):
+    def record_labels(self) -> np.ndarray | None:
         """int array of the labels of all records, or None; see `labels`."""
         return None
 
-    def labels(self):
+    def labels(self) -> np.ndarray | None:
         """int64 array `(num_examples,)` of class numbers.
 
         None where there are none, or where getting them would mean to read a large data set. The
@@ -98,11 +101,11 @@ class Source:
         labels = self.record_labels()
         return None if labels is None else np.asarray(labels, dtype=np.int64)[self.indices]
 
-    def record_size(self, record):
+    def record_size(self, record: int) -> tuple[int, int] | None:
         """`(height, width)` of a record's image in pixels, read as cheaply as can be; or None."""
         return self.image_size
 
-    def typical_size(self, sample=64, seed=0):
+    def typical_size(self, sample: int = 64, seed: int = 0) -> tuple[int, int] | None:
         """Return the median `(height, width)` of a sample of the images, in pixels.
 
         Only the beginning of an image file is decoded. What cannot be read is left out.
@@ -122,10 +125,13 @@ class Source:
                 sizes.append(self.record_size(int(record)))
             except Exception:  # it will be named when it is to be trained on
                 continue
-        sizes = [size for size in sizes if size is not None]
-        return tuple(int(side) for side in np.median(sizes, axis=0)) if sizes else None
+        known = [size for size in sizes if size is not None]
+        if not known:
+            return None
+        height, width = np.median(known, axis=0)
+        return int(height), int(width)
 
-    def subset(self, positions):
+    def subset(self, positions: Any) -> Self:
         """The same source with only these examples, in this order.
 
         Of a part of a split it is still a part.
@@ -137,17 +143,17 @@ class Source:
         other.indices = self.indices[np.asarray(positions, dtype=np.int64)]
         return other
 
-    def apart(self):
+    def apart(self) -> Self:
         """The same examples as a set of their own, no longer a part of what `split` divided."""
         other = copy.copy(self)
         other._whole = None
         return other
 
-    def groups(self):
+    def groups(self) -> list[np.ndarray]:
         """Lists of positions; `split` holds out the same share of each. Default: all in one."""
         return [np.arange(self.num_examples)]
 
-    def split(self, holdout=None):
+    def split(self, holdout: float | None = None) -> tuple[Self, Self | None]:
         """Divide the examples in two disjoint parts, the same on every call and machine.
 
         An example's side depends on its name and the source's seed, not on its place in a list.
@@ -204,7 +210,7 @@ class Source:
         return changed if changed.any() else is_held
 
     @property
-    def split_note(self):
+    def split_note(self) -> str | None:
         """One line for a person, of a held-out part too small to measure by; else None."""
         count = self.num_examples
         if count >= FEW_HELD_OUT:
@@ -214,7 +220,7 @@ class Source:
             return f"{images}: the held-out loss is a rough guess"
         return f"{images}: accuracies are in steps of {100 / max(count, 1):.3g} points"
 
-    def split_key(self, record):
+    def split_key(self, record: int) -> str:
         """Records with one split key are never parted by `split`. Default: `key`."""
         return self.key(record)
 
@@ -222,7 +228,7 @@ class Source:
         digest = hashlib.blake2b(name_bytes(f"{self.seed}/{key}"), digest_size=8)
         return int.from_bytes(digest.digest())
 
-    def fingerprint(self):
+    def fingerprint(self) -> str:
         """Hex digest of which examples are here, in which order: two runs on equal data agree."""
         digest = hashlib.blake2b(digest_size=16)
         for record in self.indices:
@@ -233,7 +239,7 @@ class Source:
 class ArraySource(Source):
     """Pixels held in memory, picked by TensorFlow."""
 
-    def image_reader(self):
+    def image_reader(self) -> Callable[[Tensor], Tensor]:
         """Return a function from a record number (int64 scalar tensor) to uint8 `(H, W, C)`.
 
         Called when a dataset is built, so that loading a source starts no TensorFlow device: a
@@ -245,18 +251,18 @@ class ArraySource(Source):
 class EncodedSource(Source):
     """Image files, or records that hold them: read and checked in Python, decoded by TensorFlow."""
 
-    def read(self, record):
+    def read(self, record: int) -> tuple[Any, int | None]:
         """`(data, label)`: the bytes of an image file, or uint8 pixels `(H, W, C)`; int or None.
 
         Called from several threads at once. May raise anything: the record is then skipped.
         """
         raise NotImplementedError
 
-    def record_size(self, record):
+    def record_size(self, record: int) -> tuple[int, int] | None:
         data, _ = self.read(record)
         return data.shape[:2] if isinstance(data, np.ndarray) else header_size(data)
 
 
-def name_bytes(name):
+def name_bytes(name: str) -> bytes:
     """Return a name as bytes: a file's own where it is not UTF-8."""
     return name.encode("utf-8", "surrogateescape")

@@ -3,6 +3,7 @@
 import contextlib
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -27,7 +28,7 @@ class Folder(EncodedSource):
 
     name = "folder"
 
-    def __init__(self, argument="", *, seed=0):
+    def __init__(self, argument: str = "", *, seed: int = 0) -> None:
         self.root = Path(argument).expanduser()
         shown = f"'folder:{printable(argument)}'"
         if not argument or not self.root.is_dir():
@@ -43,23 +44,23 @@ class Folder(EncodedSource):
                 f"Received: {shown}, with none at any depth"
             )
         super().__init__(len(self.files), seed=seed)
-        tops = [file.split("/", 1)[0] if "/" in file else None for file in self.files]
+        tops: list[Any] = [file.split("/", 1)[0] if "/" in file else None for file in self.files]
         if None not in tops and len(set(tops)) > 1:
             names = sorted(set(tops))
             self.class_names = [printable(name) for name in names]
             self.num_classes = len(names)
             number = {name: label for label, name in enumerate(names)}
-            self._labels = np.array([number[top] for top in tops], np.int64)
+            self._labels: np.ndarray | None = np.array([number[top] for top in tops], np.int64)
         else:
             self._labels = None
 
-    def key(self, record):
+    def key(self, record: int) -> str:
         return self.files[record]
 
-    def path(self, record):
+    def path(self, record: int) -> str:
         return str(self.root / self.files[record])
 
-    def num_bytes(self):
+    def num_bytes(self) -> int:
         """Size of all files together; what cannot be read counts nothing."""
         total = 0
         for record in range(len(self.files)):
@@ -67,13 +68,13 @@ class Folder(EncodedSource):
                 total += os.stat(self.path(record)).st_size
         return total
 
-    def record_labels(self):
+    def record_labels(self) -> np.ndarray | None:
         return self._labels
 
-    def record_size(self, record):
+    def record_size(self, record: int) -> tuple[int, int] | None:
         return header_size(self.path(record))
 
-    def read(self, record):
+    def read(self, record: int) -> tuple[Any, int | None]:
         label = None if self._labels is None else int(self._labels[record])
         return self._read_file(record), label
 

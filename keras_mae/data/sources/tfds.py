@@ -1,6 +1,9 @@
 """Data sets that tensorflow-datasets has prepared on this machine."""
 
 import re
+from typing import Any
+
+import numpy as np
 
 from keras_mae.data import tfrecords
 from keras_mae.data.sources.base import GREY_MEAN, GREY_STD, EncodedSource
@@ -21,7 +24,7 @@ class TFDS(EncodedSource):
 
     name = "tfds"
 
-    def __init__(self, argument="", *, seed=0):
+    def __init__(self, argument: str = "", *, seed: int = 0) -> None:
         match = re.fullmatch(r"([\w/.+-]+?(?::[\d*]+\.[\d*]+\.[\d*]+)?)(?::(.+))?", argument)
         if match is None:
             raise ValueError(
@@ -47,7 +50,7 @@ class TFDS(EncodedSource):
         label = features.get("label")
         self._label_key = "label" if isinstance(label, tfds.features.ClassLabel) else None
         self._num_bytes = 0
-        self._labels = None
+        self._labels: Any = None
         self._num_records, self._read_record = self._open(tfds, builder, images)
         super().__init__(self._num_records, seed=seed)
         self._describe(features)
@@ -102,17 +105,17 @@ class TFDS(EncodedSource):
             self.class_names = list(features[self._label_key].names)
             self.num_classes = features[self._label_key].num_classes
 
-    def key(self, record):
+    def key(self, record: int) -> str:
         return f"{self.dataset_name}:{self.split_name}#{record}"
 
-    def record_labels(self):
+    def record_labels(self) -> np.ndarray | None:
         if self.num_classes is None or self._num_bytes > CHEAP_BYTES:
             return None
         if self._labels is None:
             self._labels = [self.read(record)[1] for record in range(self._num_records)]
         return self._labels
 
-    def read(self, record):
+    def read(self, record: int) -> tuple[Any, int | None]:
         return self._read_record(record)
 
 

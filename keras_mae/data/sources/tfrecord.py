@@ -1,7 +1,9 @@
 """TFRecord files of `tf.train.Example`s, such as `scripts/make_tfrecords.py` writes."""
 
 import glob
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -22,7 +24,7 @@ class TFRecord(EncodedSource):
 
     name = "tfrecord"
 
-    def __init__(self, argument="", *, seed=0):
+    def __init__(self, argument: str = "", *, seed: int = 0) -> None:
         if "://" in argument:
             import tensorflow as tf
 
@@ -72,22 +74,24 @@ class TFRecord(EncodedSource):
         if self.num_classes is not None:
             self._labels = np.concatenate([shard["labels"] for shard in shards]).astype(np.int64)
 
-    def key(self, record):
+    def key(self, record: int) -> str:
         file, number = self.files.locate(record)
         return f"{Path(self.files.paths[file]).name}#{number}"
 
-    def path(self, record):
+    def path(self, record: int) -> str:
         file, number = self.files.locate(record)
         return f"{self.files.paths[file]}#{number}"
 
-    def record_labels(self):
+    def record_labels(self) -> np.ndarray | None:
         return self._labels
 
-    def read(self, record):
+    def read(self, record: int) -> tuple[Any, int | None]:
         return parse_example(self.files.read(record), IMAGE_KEYS, LABEL_KEYS)
 
 
-def parse_example(text, image_keys, label_keys):
+def parse_example(
+    text: bytes, image_keys: Sequence[str], label_keys: Sequence[str]
+) -> tuple[bytes, int | None]:
     """`(image bytes, label or None)` of a serialised `tf.train.Example`.
 
     Raises:

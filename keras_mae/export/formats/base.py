@@ -7,9 +7,14 @@ top: its options are read before any work, and its runner is used where keras ca
 
 import dataclasses
 import importlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 from keras_mae.errors import RunError
 from keras_mae.files import check_new_directory
+from keras_mae.types import AnyPath
 
 
 class ExportError(RunError):
@@ -42,7 +47,7 @@ class Option:
     least: float | None = None
     or_none: bool = False
 
-    def check(self, value):
+    def check(self, value: Any) -> None:
         """Raise a ValueError unless the option may have this value."""
         if value is None and (self.default is None or self.or_none):
             return
@@ -110,7 +115,7 @@ class Format:
     BOUNDS = {"float32": {"difference": 1e-4}}
     Runner: type | None = None
 
-    def __init__(self, **options):
+    def __init__(self, **options: Any) -> None:
         known = [option.name for option in self.OPTIONS]
         if unknown := sorted(set(options) - set(known)):
             raise ValueError(
@@ -130,10 +135,10 @@ class Format:
                     f'pip install "keras_mae[export]" ({error})'
                 ) from error
 
-    def check(self):
+    def check(self) -> None:
         """Raise a ValueError for options that do not go together."""
 
-    def final_path(self, directory):
+    def final_path(self, directory: AnyPath) -> Path:
         """Return the `Path` of the directory to be made, for the one that the user named.
 
         Here it is the same one, which must be new or empty.
@@ -143,7 +148,7 @@ class Format:
         """
         return check_new_directory(directory)
 
-    def write(self, source, directory, images):
+    def write(self, source: Any, directory: Path, images: np.ndarray) -> Written:
         """Make `directory`, and write the model into it.
 
         Args:

@@ -1,16 +1,21 @@
 """The door to the fast kernels: what a transformer block is made of, computed as the device likes.
 
 `plain` are the paper's formulas. `by_hand` are the same with gradients written by hand: faster, in
-less memory, on CPUs. On GPUs XLA's own gradients are faster than those. What is evaluated or
-exported is always plain.
+less memory, on CPUs. On GPUs XLA's own gradients go with cuDNN's `flash` attention. What is
+evaluated or exported is always plain.
 """
+
+from types import ModuleType
 
 import keras
 
 from keras_mae.layers.kernels import by_hand, flash, plain
+from keras_mae.types import Tensor
 
 
-def layer_norm(x, gamma, beta, epsilon, training=False):
+def layer_norm(
+    x: Tensor, gamma: Tensor, beta: Tensor, epsilon: float, training: bool = False
+) -> Tensor:
     """Normalise the last axis; moments in float32.
 
     Args:
@@ -24,7 +29,7 @@ def layer_norm(x, gamma, beta, epsilon, training=False):
     return _kernels(training).layer_norm(x, gamma, beta, epsilon)
 
 
-def dense(x, layer, training=False):
+def dense(x: Tensor, layer: keras.layers.Dense, training: bool = False) -> Tensor:
     """Return `layer(x)`. Of an `x` that `layer_norm` made, only what it was made of may be kept.
 
     Args:
@@ -37,7 +42,7 @@ def dense(x, layer, training=False):
     return _kernels(training).dense(x, layer)
 
 
-def gelu(x, training=False):
+def gelu(x: Tensor, training: bool = False) -> Tensor:
     """Exact GELU, `x * Phi(x)`.
 
     Args:
@@ -49,12 +54,18 @@ def gelu(x, training=False):
     return _kernels(training).gelu(x)
 
 
-def gelu_dense(x, layer, training=False):
+def gelu_dense(x: Tensor, layer: keras.layers.Dense, training: bool = False) -> Tensor:
     """Return `layer(gelu(x))`; only `x` may be kept for the gradient. Arguments as `dense`'s."""
     return _kernels(training).gelu_dense(x, layer)
 
 
-def attention(projected, num_heads, attention_mask=None, first_query=0, training=False):
+def attention(
+    projected: list[Tensor],
+    num_heads: int,
+    attention_mask: Tensor | None = None,
+    first_query: int = 0,
+    training: bool = False,
+) -> Tensor:
     """Scaled dot-product attention with several heads; softmax in float32.
 
     Args:
@@ -74,11 +85,11 @@ def attention(projected, num_heads, attention_mask=None, first_query=0, training
     return kernels.attention(projected, num_heads, attention_mask, first_query)
 
 
-def _kernels(training):
+def _kernels(training: bool) -> ModuleType:
     return by_hand if training and _trains_on_cpu() else plain
 
 
-def _trains_on_cpu():
+def _trains_on_cpu() -> bool:
     backend = keras.backend.backend()
     if backend == "tensorflow":
         import tensorflow as tf

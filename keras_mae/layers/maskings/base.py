@@ -1,5 +1,9 @@
 """What a masking is: a score for each patch; the lowest are kept."""
 
+from typing import Any, Self
+
+from keras_mae.types import Tensor
+
 
 class MaskingStrategy:
     """Base of all maskings: gives each patch a score, and the lowest are kept.
@@ -17,12 +21,12 @@ class MaskingStrategy:
                 return keras.ops.repeat(noise, grid_size[1], axis=1)
     """
 
-    def noise_size(self, grid_size):
+    def noise_size(self, grid_size: tuple[int, int]) -> int:
         """Return R, how many uniform numbers an image's mask is made of. Default: N."""
         rows, columns = grid_size
         return rows * columns
 
-    def scores(self, noise, grid_size, num_keep):
+    def scores(self, noise: Tensor, grid_size: tuple[int, int], num_keep: int) -> Tensor:
         """Score the patches.
 
         Args:
@@ -34,9 +38,9 @@ class MaskingStrategy:
         """
         raise NotImplementedError(f"{type(self).__name__} must implement `scores`.")
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {}
 
     @classmethod
-    def from_config(cls, config):
+    def from_config(cls, config: dict[str, Any]) -> Self:
         return cls(**config)

@@ -1,6 +1,7 @@
 """Block-wise masking: rectangles of patches are removed."""
 
 import math
+from typing import Any
 
 import keras
 import numpy as np
@@ -8,6 +9,7 @@ from keras import ops
 
 from keras_mae.layers.arguments import check_positive_int
 from keras_mae.layers.maskings.base import MaskingStrategy
+from keras_mae.types import Tensor
 
 
 @keras.saving.register_keras_serializable(package="keras_mae")
@@ -27,7 +29,9 @@ class BlockMasking(MaskingStrategy):
     Reference: Bao et al. 2021, arXiv:2106.08254, algorithm 1.
     """
 
-    def __init__(self, min_area=16 / 196, min_aspect=0.3, num_rectangles=32):
+    def __init__(
+        self, min_area: float = 16 / 196, min_aspect: float = 0.3, num_rectangles: int = 32
+    ) -> None:
         for name, value in (("min_area", min_area), ("min_aspect", min_aspect)):
             if not 0 < value <= 1:
                 raise ValueError(f"`{name}` must be in (0, 1]. Received: {value}")
@@ -36,11 +40,11 @@ class BlockMasking(MaskingStrategy):
         self.min_aspect = min_aspect
         self.num_rectangles = num_rectangles
 
-    def noise_size(self, grid_size):
+    def noise_size(self, grid_size: tuple[int, int]) -> int:
         rows, columns = grid_size
         return 4 * self.num_rectangles + rows * columns
 
-    def scores(self, noise, grid_size, num_keep):
+    def scores(self, noise: Tensor, grid_size: tuple[int, int], num_keep: int) -> Tensor:
         rows, columns = grid_size
         num_patches = rows * columns
         num_remove = float(num_patches - num_keep)
@@ -50,7 +54,7 @@ class BlockMasking(MaskingStrategy):
         places = np.divmod(np.arange(num_patches, dtype="float32")[None], float(columns))
         row, column = map(ops.convert_to_tensor, places)
 
-        def remove_rectangle(index, score):
+        def remove_rectangle(index: Tensor, score: Tensor) -> Tensor:
             # `score` is 0 for a patch not yet removed, else the higher the earlier it was.
             area, aspect, top, left = ops.split(ops.take(draws, index, axis=1), 4, axis=1)
             missing = num_remove - ops.sum(ops.cast(score > 0, "float32"), axis=1, keepdims=True)
@@ -72,7 +76,7 @@ class BlockMasking(MaskingStrategy):
         # Noise in [0, 1) orders the visible patches, and those one rectangle removed.
         return removed + noise[:, :num_patches]
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {
             "min_area": self.min_area,
             "min_aspect": self.min_aspect,

@@ -1,10 +1,13 @@
 """Grid-wise masking: a regular lattice of patches is kept."""
 
+from typing import Any
+
 import keras
 import numpy as np
 from keras import ops
 
 from keras_mae.layers.maskings.base import MaskingStrategy
+from keras_mae.types import Tensor
 
 
 @keras.saving.register_keras_serializable(package="keras_mae")
@@ -22,13 +25,13 @@ class GridMasking(MaskingStrategy):
     Reference: He et al. 2021, arXiv:2111.06377, figure 6 (the lattice at .75); Bayer 1973.
     """
 
-    def __init__(self, random_offset=True):
+    def __init__(self, random_offset: bool = True) -> None:
         self.random_offset = random_offset
 
-    def noise_size(self, grid_size):
+    def noise_size(self, grid_size: tuple[int, int]) -> int:
         return 2
 
-    def scores(self, noise, grid_size, num_keep):
+    def scores(self, noise: Tensor, grid_size: tuple[int, int], num_keep: int) -> Tensor:
         rows, columns = grid_size
         order = bayer_matrix(max(rows, columns))
         size = len(order)
@@ -39,11 +42,11 @@ class GridMasking(MaskingStrategy):
         index = (row + offset[:, :1]) % size * size + (column + offset[:, 1:]) % size
         return ops.take(ops.convert_to_tensor(order.ravel(), "float32"), index)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {"random_offset": self.random_offset}
 
 
-def bayer_matrix(least_size):
+def bayer_matrix(least_size: int) -> np.ndarray:
     """Return the Bayer matrix of the least power of two >= `least_size`: ranks 0.. as ints."""
     matrix = np.zeros((1, 1), dtype=np.int64)
     while len(matrix) < least_size:

@@ -3,6 +3,7 @@
 import keras
 
 from keras_mae.layers.maskings.base import MaskingStrategy
+from keras_mae.types import Tensor
 
 
 @keras.saving.register_keras_serializable(package="keras_mae")
@@ -12,5 +13,5 @@ class RandomMasking(MaskingStrategy):
     Reference: He et al. 2021, arXiv:2111.06377, section 3.
     """
 
-    def scores(self, noise, grid_size, num_keep):
+    def scores(self, noise: Tensor, grid_size: tuple[int, int], num_keep: int) -> Tensor:
         return noise
