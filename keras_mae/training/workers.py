@@ -34,10 +34,10 @@ class Workers:
         self.strategy = strategy
         self.replicas = strategy.num_replicas_in_sync
         self.count, self.index = 1, 0
-        if type(strategy).__name__.startswith("MultiWorkerMirrored"):
+        self.is_distributed = is_distributed(strategy)
+        if self.is_distributed and _has_several_workers(strategy):
             self.count, self.index = workers_of(os.environ.get("TF_CONFIG"))
         self.is_chief = self.index == 0
-        self.is_distributed = is_distributed(strategy)
 
     def total(self, number):
         """Return the sum of the workers' numbers; all workers have to call it, and wait in it."""
@@ -121,3 +121,9 @@ class Workers:
         """Return a file name that is this worker's alone: the chief's is the name itself."""
         stem, dot, suffix = name.rpartition(".")
         return name if self.is_chief else f"{stem}.worker{self.index}{dot}{suffix}"
+
+
+def _has_several_workers(strategy):
+    import tensorflow as tf
+
+    return isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy)
