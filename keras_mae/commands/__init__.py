@@ -7,6 +7,7 @@ import dataclasses
 import importlib
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 from keras_mae.commands import flags
 from keras_mae.errors import Interrupted, RunError
@@ -181,18 +182,18 @@ def run(name: str, arguments: Sequence[str] | None = None, program: str | None =
             sys.exit(f"error: {status}")
 
 
-def _settings_class(command, arguments):
+def _settings_class(command: Command, arguments: Sequence[str]) -> Any:
     """Return a command's settings; what they are may depend on the arguments."""
     found = _import(command.settings)
     return found if isinstance(found, type) else found(arguments)
 
 
-def _import(name):
+def _import(name: str) -> Any:
     module, _, attribute = name.partition(":")
     return getattr(importlib.import_module(module), attribute)
 
 
-def _overview():
+def _overview() -> str:
     lines = ["Masked autoencoder pre-training of vision transformers in Keras.", ""]
     lines += ["Usage: keras-mae COMMAND [--name=value ...]; keras-mae COMMAND --help", ""]
     width = max(map(len, COMMANDS))

@@ -1,6 +1,6 @@
 """What a loss means: the loss of a predictor that looks at no image."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -35,7 +35,7 @@ def mean_predictor_loss(
     return float(np.concatenate(errors).mean())
 
 
-def _targets(model, dataset):
+def _targets(model: MaskedAutoencoder, dataset: Iterable[Any]) -> Iterator[np.ndarray]:
     """Yield float64 `(B, N, P)`: the batches' patches in the model's target space."""
     for batch in dataset:
         images = batch[0] if isinstance(batch, tuple | list) else batch

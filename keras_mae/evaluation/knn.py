@@ -78,6 +78,6 @@ def knn_accuracy(
     return float(np.mean(predicted == np.asarray(labels)))
 
 
-def _unit_rows(features):
+def _unit_rows(features: np.ndarray) -> np.ndarray:
     features = np.asarray(features, "float32")
     return features / np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1e-12)

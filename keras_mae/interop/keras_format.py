@@ -2,18 +2,21 @@
 
 import json
 import zipfile
+from typing import Any
 
 import keras
+import numpy as np
 
 from keras_mae.models.autoencoder import MaskedAutoencoder
 from keras_mae.models.classifier import ViTClassifier
 from keras_mae.models.encoder import ViTEncoder
 from keras_mae.models.weights import get_weights
+from keras_mae.types import AnyPath
 
 KINDS = {"autoencoder": MaskedAutoencoder, "encoder": ViTEncoder, "classifier": ViTClassifier}
 
 
-def kind_of(model):
+def kind_of(model: keras.Model) -> str:
     """Return "autoencoder", "encoder" or "classifier".
 
     Raises:
@@ -27,7 +30,7 @@ def kind_of(model):
     )
 
 
-def flat_config(model):
+def flat_config(model: keras.Model) -> dict[str, Any]:
     """Return a model's arguments; a classifier's and its encoder's in one dict.
 
     Layers' own (`name`, `dtype`, `trainable`) are left out.
@@ -41,7 +44,7 @@ def flat_config(model):
     return {key: v for key, v in config.items() if key not in ("name", "dtype", "trainable")}
 
 
-def read_keras(path):
+def read_keras(path: AnyPath) -> tuple[keras.Model, dict[str, np.ndarray], dict[str, Any]]:
     """Return (model, weights, config) of an archive, opened in Keras' safe mode.
 
     Raises:

@@ -9,12 +9,12 @@ from typing import Any
 import keras
 
 from keras_mae.interop.keras_format import KINDS, kind_of
-from keras_mae.interop.read import read_checkpoint
+from keras_mae.interop.read import Checkpoint, read_checkpoint
 from keras_mae.layers.arguments import grid_size, pair
 from keras_mae.layers.resampling import is_sincos
 from keras_mae.models.weights import assign_weights
 from keras_mae.presets import list_presets, preset_config
-from keras_mae.types import AnyPath
+from keras_mae.types import AnyPath, Size
 
 logger = logging.getLogger(__name__)
 
@@ -87,18 +87,18 @@ def load_weights_into(model: keras.Model, path: AnyPath, skip: str | Sequence[st
     assign_weights(model, checkpoint.weights, grid, skip=skip, unknown=checkpoint.unknown)
 
 
-def _kind(checkpoint):
+def _kind(checkpoint: Checkpoint) -> str:
     if any(name.startswith("decoder.") for name in checkpoint.weights):
         return "autoencoder"
     return "classifier" if "head.kernel" in checkpoint.weights else "encoder"
 
 
-def _arguments(cls):
+def _arguments(cls: Any) -> set[str]:
     names = {*inspect.signature(cls.__init__).parameters, "name", "dtype"}
     return names - {"self", "kwargs", "encoder"}
 
 
-def _check_overrides(kind, overrides):
+def _check_overrides(kind: str, overrides: dict[str, Any]) -> None:
     valid = _arguments(KINDS[kind])
     if kind == "classifier":
         valid |= _arguments(KINDS["encoder"])
@@ -110,7 +110,7 @@ def _check_overrides(kind, overrides):
         )
 
 
-def _source_grid(checkpoint, image_size):
+def _source_grid(checkpoint: Checkpoint, image_size: Size | None) -> tuple[int, int]:
     """Return the grid (rows, columns) of the checkpoint's position tables.
 
     Args:
@@ -134,7 +134,7 @@ def _source_grid(checkpoint, image_size):
     fits = wanted is not None and wanted[0] * wanted[1] == count
     if square and (not fits or is_sincos(table, square)):
         return square
-    if fits:
+    if wanted is not None and fits:
         return wanted
     raise ValueError(
         f"`image_size` must be given: {count} patches do not make a square, and the checkpoint "
@@ -142,10 +142,10 @@ def _source_grid(checkpoint, image_size):
     )
 
 
-def _sizes(checkpoint, grid):
+def _sizes(checkpoint: Checkpoint, grid: tuple[int, int]) -> dict[str, Any]:
     """Return the arguments that the shapes of the weights tell."""
     weights, patch = checkpoint.weights, pair(checkpoint.config["patch_size"], "patch_size")
-    config = {"image_size": (grid[0] * patch[0], grid[1] * patch[1])}
+    config: dict[str, Any] = {"image_size": (grid[0] * patch[0], grid[1] * patch[1])}
     for prefix, part in (("", "encoder"), ("decoder_", "decoder")):
         if f"{part}.positions.table" in weights:
             blocks = [n.split(".")[2] for n in weights if n.startswith(f"{part}.blocks.")]
@@ -165,7 +165,7 @@ def _sizes(checkpoint, grid):
     return config
 
 
-def _heads(kind, config):
+def _heads(kind: str, config: dict[str, Any]) -> dict[str, int]:
     """Return the numbers of heads that the config lacks, by the presets of the same sizes."""
     found = {}
     for prefix in ("", "decoder_") if kind == "autoencoder" else ("",):
@@ -184,7 +184,7 @@ def _heads(kind, config):
     return found
 
 
-def _build(kind, config):
+def _build(kind: str, config: dict[str, Any]) -> keras.Model:
     if kind != "classifier":
         return KINDS[kind](**{k: v for k, v in config.items() if k in _known(kind)})
     known = _known("encoder")
@@ -196,5 +196,5 @@ def _build(kind, config):
     return KINDS["classifier"](encoder=keras.saving.serialize_keras_object(encoder), **head_config)
 
 
-def _known(kind):
+def _known(kind: str) -> set[str]:
     return _arguments(KINDS[kind])

@@ -6,6 +6,8 @@ The reference's stand in the middle: a checkpoint of transformers is first renam
 
 import re
 
+import numpy as np
+
 _LAYERS = {
     "patch_embed.proj": "encoder.patch_embedding.projection",
     "norm": "encoder.norm",
@@ -43,7 +45,7 @@ _LINEAR_LEAVES = {"weight": "kernel", "bias": "bias"}
 BLOCK_NAME = re.compile(r"(\w+)\.(\d+)\.(.+)")
 
 
-def our_name(name):
+def our_name(name: str) -> str | None:
     """Return our name of one of the reference's, or None if it has none."""
     if name in _TOKENS:
         return _TOKENS[name]
@@ -54,11 +56,11 @@ def our_name(name):
         ours = f"{_STACKS[block[1]]}.{int(block[2])}.{_BLOCK_LAYERS[block[3]]}"
     if ours is None:
         return None
-    leaf = (_NORM_LEAVES if ours.endswith("norm") else _LINEAR_LEAVES).get(leaf)
-    return f"{ours}.{leaf}" if leaf else None
+    our_leaf = (_NORM_LEAVES if ours.endswith("norm") else _LINEAR_LEAVES).get(leaf)
+    return f"{ours}.{our_leaf}" if our_leaf else None
 
 
-def reference_name(name, batch_norm_head=False):
+def reference_name(name: str, batch_norm_head: bool = False) -> str:
     """Return the reference's name of one of ours; `our_name` of it is the name again.
 
     Args:
@@ -81,13 +83,13 @@ def reference_name(name, batch_norm_head=False):
         in_block = {ours: theirs for theirs, ours in _BLOCK_LAYERS.items()}.get(block[3])
         theirs = in_block and f"{stacks[block[1]]}.{block[2]}.{in_block}"
     leaves = _NORM_LEAVES if layer.endswith("norm") else _LINEAR_LEAVES
-    leaf = {ours: theirs for theirs, ours in leaves.items()}.get(leaf)
-    if not theirs or not leaf:
+    their_leaf = {ours: theirs for theirs, ours in leaves.items()}.get(leaf)
+    if not theirs or not their_leaf:
         raise ValueError(f"`model` holds a weight that no other library has: {name}")
-    return f"{theirs}.{leaf}"
+    return f"{theirs}.{their_leaf}"
 
 
-def to_our_layout(name, value):
+def to_our_layout(name: str, value: np.ndarray) -> np.ndarray:
     """Lay a weight out as ours: linear maps `(inputs, outputs)`, tables without a batch axis.
 
     Args:
@@ -106,7 +108,7 @@ def to_our_layout(name, value):
     return value
 
 
-def to_reference_layout(name, value, patch_size):
+def to_reference_layout(name: str, value: np.ndarray, patch_size: tuple[int, int]) -> np.ndarray:
     """Undo `to_our_layout`; `patch_size` is (p, q)."""
     if name.endswith(".positions.table"):
         return value[None]
@@ -117,7 +119,7 @@ def to_reference_layout(name, value, patch_size):
     return value
 
 
-def _with_axes(name, value, axes):
+def _with_axes(name: str, value: np.ndarray, axes: int) -> np.ndarray:
     if value.ndim != axes:
         raise ValueError(
             f"`path` is of another architecture: expected {axes} axes for {name}. "

@@ -4,12 +4,14 @@ import dataclasses
 import json
 import os
 import zipfile
+from typing import Any
 
 import numpy as np
 
 from keras_mae.interop import transformers_format as hf
 from keras_mae.interop.keras_format import read_keras
 from keras_mae.interop.names import our_name, to_our_layout
+from keras_mae.types import AnyPath
 
 # What `save_pretrained` adds to a PyTorch file: the model's arguments. Other readers ignore it.
 CONFIG_KEY = "keras_mae"
@@ -35,7 +37,7 @@ class Checkpoint:
     model: object = None
 
 
-def read_checkpoint(path):
+def read_checkpoint(path: AnyPath) -> Checkpoint:
     """Read a file or a folder, recognised by its content.
 
     Raises:
@@ -68,7 +70,9 @@ def read_checkpoint(path):
     return _from_reference(path, weights, config)
 
 
-def _from_reference(path, weights, config):
+def _from_reference(
+    path: str, weights: dict[str, np.ndarray], config: dict[str, Any]
+) -> Checkpoint:
     """Return a `Checkpoint` of weights in PyTorch's names and layouts."""
     if hf.is_transformers(weights):
         known = hf.config_from_transformers(
@@ -96,7 +100,7 @@ def _from_reference(path, weights, config):
     return Checkpoint(ours, config, tuple(unknown))
 
 
-def find_file(path):
+def find_file(path: str) -> str:
     """Return the file that holds the weights: `path`, or the one in the folder `path`.
 
     Raises:
@@ -121,7 +125,7 @@ def find_file(path):
     return os.path.join(path, found[0])
 
 
-def _beside(path, name):
+def _beside(path: str, name: str) -> Any:
     """Return the JSON object in a file of the same folder, or None if there is none."""
     file = os.path.join(os.path.dirname(path), name)
     if not os.path.isfile(file):
@@ -133,7 +137,7 @@ def _beside(path, name):
         raise ValueError(f"`path` is truncated or broken. Received: {file} ({error})") from error
 
 
-def _timm_config(config):
+def _timm_config(config: dict[str, Any] | None) -> dict[str, Any]:
     """Return what timm's config.json tells: statistics of pixels, and pooling."""
     config = config or {}
     pretrained = config.get("pretrained_cfg", {})
@@ -143,7 +147,7 @@ def _timm_config(config):
     return {key: value for key, value in ours.items() if value is not None}
 
 
-def _is_keras_archive(path):
+def _is_keras_archive(path: AnyPath) -> bool:
     try:
         with zipfile.ZipFile(path) as archive:
             return "model.weights.h5" in archive.namelist()
@@ -151,7 +155,7 @@ def _is_keras_archive(path):
         raise ValueError(f"`path` is truncated or broken. Received: {path} ({error})") from error
 
 
-def _read_safetensors(path):
+def _read_safetensors(path: str) -> dict[str, np.ndarray]:
     import safetensors
     import safetensors.numpy
 
@@ -164,7 +168,7 @@ def _read_safetensors(path):
     return {name: _float32(name, value) for name, value in weights.items()}
 
 
-def _read_torch(path):
+def _read_torch(path: str) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """Return (weights, config) of a PyTorch file; only tensors and plain values are opened."""
     try:
         import torch
@@ -199,14 +203,14 @@ def _read_torch(path):
     return weights, config
 
 
-def _arguments(args):
+def _arguments(args: Any) -> dict[str, Any]:
     """Return what the reference's training arguments tell of the model."""
     args = getattr(args, "__dict__", {})
     known = ("mask_ratio", "norm_pix_loss")
     return {key: args[key] for key in known if key in args}
 
 
-def _float32(name, value):
+def _float32(name: str, value: Any) -> np.ndarray:
     if value.dtype.kind != "f" and value.dtype.name != "bfloat16":
         raise ValueError(f"`path` must hold floats. Received: {name} of dtype {value.dtype}")
     return np.asarray(value, "float32")

@@ -3,6 +3,7 @@
 import json
 import logging
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
@@ -66,7 +67,7 @@ def save_pretrained(model: keras.Model, directory: AnyPath, format: str = "hf") 
             _write_torch(folder, config, weights)
 
 
-def _check_decoder(config):
+def _check_decoder(config: dict[str, Any]) -> None:
     if config.get("decoder_attention", "self") != "self":
         raise ValueError(
             "`model` must have decoder_attention='self': no other library has another. Received: "
@@ -74,7 +75,9 @@ def _check_decoder(config):
         )
 
 
-def _write_transformers(folder, kind, config, weights):
+def _write_transformers(
+    folder: Path, kind: str, config: dict[str, Any], weights: dict[str, np.ndarray]
+) -> None:
     from safetensors.numpy import save_file
 
     theirs, preprocessor = hf.config_to_transformers(kind, config)
@@ -92,7 +95,7 @@ def _write_transformers(folder, kind, config, weights):
             file.write("\n")
 
 
-def _write_torch(folder, config, weights):
+def _write_torch(folder: Path, config: dict[str, Any], weights: dict[str, np.ndarray]) -> None:
     try:
         import torch
     except ImportError as error:
@@ -100,6 +103,6 @@ def _write_torch(folder, config, weights):
             "`format` 'meta' writes a PyTorch file, and PyTorch is not installed: "
             'pip install "keras_mae[interop]"'
         ) from error
-    weights = {name: torch.from_numpy(value) for name, value in weights.items()}
-    content = {"model": weights, CONFIG_KEY: config}
+    tensors = {name: torch.from_numpy(value) for name, value in weights.items()}
+    content = {"model": tensors, CONFIG_KEY: config}
     torch.save(content, folder / "checkpoint.pth")

@@ -1,6 +1,6 @@
 """The charts of a report: accuracies with their spread over seeds."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from keras_mae.plots.figures import new_figure, save_figure
@@ -99,7 +99,15 @@ def sweep_chart(name: str, panels: Mapping[str, Mapping[Any, Any]], path: AnyPat
     save_figure(figure, path)
 
 
-def _points(axis, places, summaries, colour, label, line=False, horizontal=False):
+def _points(
+    axis: Any,
+    places: Sequence[Any],
+    summaries: Sequence[Any],
+    colour: str,
+    label: str | None,
+    line: bool = False,
+    horizontal: bool = False,
+) -> None:
     """Draw means as points, and spreads as error bars."""
     means = [100 * summary["mean"] for summary in summaries]
     spreads = [100 * (summary["spread"] or 0) for summary in summaries]
@@ -111,7 +119,7 @@ def _points(axis, places, summaries, colour, label, line=False, horizontal=False
         axis.errorbar(places, means, yerr=spreads, **style)
 
 
-def _bars(axis, panel, colour):
+def _bars(axis: Any, panel: Mapping[Any, Any], colour: str) -> None:
     names = [str(value) for value in panel]
     means = [100 * summary["mean"] for summary in panel.values()]
     spreads = [100 * (summary["spread"] or 0) for summary in panel.values()]
@@ -122,13 +130,13 @@ def _bars(axis, panel, colour):
     axis.set_yticks(range(0, 101, 20))
 
 
-def _accuracy_label(groups):
+def _accuracy_label(groups: Iterable[Mapping[Any, Any]]) -> str:
     """Return the axis's name, which says what the error bars are, if there are any."""
     summaries = [summary for group in groups for summary in group.values()]
     seeds = max((len(summary["values"]) for summary in summaries), default=1)
     return "top-1 accuracy, %" + (f"\nmean and deviation of {seeds} seeds" if seeds > 1 else "")
 
 
-def _bare(axis):
+def _bare(axis: Any) -> None:
     axis.spines[["top", "right"]].set_visible(False)
     axis.set_axisbelow(True)

@@ -88,12 +88,12 @@ def loss_figure(
     save_figure(figure, path)
 
 
-def _pixels(model, images):
+def _pixels(model: keras.Model, images: Tensor) -> np.ndarray:
     """Return normalised images as float `(B, H, W, C)` in [0, 1]."""
     return denormalize(ops.convert_to_numpy(images), model.mean, model.std)
 
 
-def _pixel_mask(model, mask):
+def _pixel_mask(model: keras.Model, mask: Tensor) -> np.ndarray:
     """Return bool `(B, H, W, 1)`, true where a pixel is hidden, from the patches' `(B, N)`."""
     (rows, columns), (p, q) = model.encoder.grid_size, model.patch_size
     mask = ops.convert_to_numpy(mask).reshape(-1, rows, columns) > 0

@@ -106,7 +106,7 @@ class Settings:
         SettingsError: a ValueError, with all that does not fit.
     """
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
             if isinstance(value, list):
@@ -204,7 +204,7 @@ class _Type:
     many: bool
     optional: bool
 
-    def read(self, text):
+    def read(self, text: str) -> Any:
         if self.base is bool:
             if text.lower() in TRUE + FALSE:
                 return text.lower() in TRUE
@@ -213,7 +213,7 @@ class _Type:
             return int(text) if text.lstrip("+-").isdigit() else float(text)  # as it is written
         return self.base(text)
 
-    def holds(self, value):
+    def holds(self, value: Any) -> bool:
         if self.base is bool or isinstance(value, bool):
             return isinstance(value, bool) and self.base is bool
         if self.base is float:
@@ -224,7 +224,7 @@ class _Type:
         return isinstance(value, self.base)
 
 
-def _type_of(cls, name):
+def _type_of(cls: type, name: str) -> _Type:
     hint = typing.get_type_hints(cls)[name]
     args = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
     (kind,) = (arg for arg in args if arg is not type(None))
@@ -233,7 +233,7 @@ def _type_of(cls, name):
     return _Type(typing.get_origin(base) or base, many, type(None) in args)
 
 
-def _fault(field, kind, value):
+def _fault(field: dataclasses.Field, kind: _Type, value: Any) -> str | None:
     """Return what is wrong with a field's value as a sentence, or None."""
     spec, name = spec_of(field), field.name
     if value is None:
@@ -265,12 +265,12 @@ def _fault(field, kind, value):
     return None
 
 
-def _not(name, spec, kind, value=None):
+def _not(name: str, spec: Spec, kind: _Type, value: Any = None) -> str:
     shown = list(value) if isinstance(value, tuple) else value
     return f"`{name}` must be {_wanted(spec, kind)}. Received: {shown!r}"
 
 
-def _wanted(spec, kind):
+def _wanted(spec: Spec, kind: _Type) -> str:
     """Return what a value has to be, in words."""
     if spec.choices is not None:
         own = ", or MODULE:CLASS for your own" if isinstance(spec.choices, str) else ""
@@ -290,7 +290,7 @@ def _wanted(spec, kind):
     return f"{span} {_noun(noun, words)}"
 
 
-def _noun(noun, words):
+def _noun(noun: str, words: str) -> str:
     return f"{noun}{' of' if words.startswith('at') else ''} {words}".strip()
 
 
@@ -364,7 +364,9 @@ def parse_sweep(
 ALIASES = {"decoder_depth": "decoder_num_layers"}
 
 
-def _divide(cls, text, argument, allowed):
+def _divide(
+    cls: type[Settings], text: str, argument: str, allowed: Sequence[str] | None
+) -> tuple[str, str]:
     name, sign, value = text.partition("=")
     name = ALIASES.get(name.strip(), name.strip())
     if not sign or not name or not value:
@@ -375,7 +377,7 @@ def _divide(cls, text, argument, allowed):
     return name, value
 
 
-def _of_argument(error, argument):
+def _of_argument(error: BaseException, argument: str) -> str:
     """Return an error's text so that it names the setting it was met in."""
     text = str(error)
     return text if text.startswith(f"`{argument}`") else f"`{argument}`: {text}"

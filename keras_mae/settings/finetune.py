@@ -290,10 +290,10 @@ class FinetuneSettings(RunSettings):
     )
 
     @property
-    def _prefix(self):
+    def _prefix(self) -> str:  # type: ignore[override]
         return self.protocol
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         super().__post_init__()
         if self.randaugment is not None:
             operations, magnitude = (*self.randaugment, 0)[:2]

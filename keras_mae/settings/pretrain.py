@@ -148,7 +148,7 @@ class PretrainSettings(RunSettings):
         return min(steps_of(epochs, num_examples, self.batch_size), total_steps // 10)
 
 
-def _choice_for(typical_size):
+def _choice_for(typical_size: tuple[int, int] | None) -> tuple[str, tuple[int, ...] | None]:
     """Return (preset, image size or None for the preset's own) that suit images of a size."""
     small, other = list_presets()[:2]
     own_size = preset_config(small)["image_size"]

@@ -32,12 +32,12 @@ _PARTS_HELP = "; ".join(f"{name}: {what}" for name, what in PARTS.items())
 SETTINGS = "Settings of the runs it is made of"
 
 
-def _varied(cls):
+def _varied(cls: type) -> list[str]:
     """Return the names of the settings that a report can give other values."""
     return [f.name for f in dataclasses.fields(cls) if spec_of(f).sweep and spec_of(f).fixes]
 
 
-def _assigned(argument, cls):
+def _assigned(argument: str, cls: type) -> Any:
     return lambda texts: parse_assignments(cls, texts, argument, _varied(cls))
 
 
@@ -243,7 +243,7 @@ class ReportSettings(Settings):
         )
         return settings.with_recipe(image_size, num_examples)
 
-    def _devices(self):
+    def _devices(self) -> dict[str, Any]:
         # One device: a second MirroredStrategy in a process fails.
         return {"precision": self.precision, "jit": self.jit, "strategy": "one_device"}
 

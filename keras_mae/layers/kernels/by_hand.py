@@ -15,6 +15,7 @@ import keras
 from keras import ops
 
 from keras_mae.layers.kernels import plain
+from keras_mae.types import Tensor
 
 # What normalised tensors were made of, by their ids, for as long as they exist.
 _origins: dict = {}
@@ -49,11 +50,13 @@ def gelu_dense(x, layer):
     return _gelu_dense_by_hand(x, *map(_tensor, (layer.kernel, layer.bias)))
 
 
-def attention(projected, num_heads, attention_mask, first_query):
+def attention(
+    projected: list[Tensor], num_heads: int, attention_mask: Tensor | None, first_query: int
+) -> Tensor:
     return plain.attention(projected, num_heads, attention_mask, first_query, _attend)
 
 
-def _attend(query, key, value, attention_mask):
+def _attend(query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None) -> Tensor:
     return _attend_by_hand(attention_mask)(query, key, value)
 
 

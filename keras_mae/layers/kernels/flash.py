@@ -1,12 +1,16 @@
 """cuDNN's flash attention, on JAX with a GPU: no weights `(B, heads, T, S)` are ever in memory."""
 
+from typing import Any
+
 import keras
+
+from keras_mae.types import Tensor
 
 # cuDNN's gradient takes even lengths only; of multiples of 8 its products are fast.
 MULTIPLE = 8
 
 
-def fits(x):
+def fits(x: Tensor) -> bool:
     """Return whether a projection's gradient can go this way: half precision, on JAX, on a GPU."""
     if keras.backend.backend() != "jax":
         return False
@@ -16,7 +20,13 @@ def fits(x):
     return half and jax.default_backend() == "gpu"
 
 
-def attention(projected, num_heads, attention_mask, first_query, implementation="cudnn"):
+def attention(
+    projected: list[Tensor],
+    num_heads: int,
+    attention_mask: Tensor | None,
+    first_query: int,
+    implementation: Any = "cudnn",
+) -> Tensor:
     """Attend with several heads; see the door's `attention`.
 
     Tokens stay where they are, `(B, T, heads, d)`: nothing is transposed. Where a length is no
@@ -40,7 +50,7 @@ def attention(projected, num_heads, attention_mask, first_query, implementation=
             attention_mask = attention_mask[..., first_query:, :]
     lengths = query.shape[1], key.shape[1]
     query, key, value = _padded(query), _padded(key), _padded(value)
-    options = {}
+    options: dict[str, Any] = {}
     if (query.shape[1], key.shape[1]) != lengths:
         batch = query.shape[0]
         options["query_seq_lengths"] = jax.numpy.full((batch,), lengths[0], "int32")
@@ -57,7 +67,7 @@ def attention(projected, num_heads, attention_mask, first_query, implementation=
     return x.reshape(*x.shape[:2], -1)
 
 
-def _padded(x):
+def _padded(x: Tensor) -> Tensor:
     """Return `(B, T, heads, d)` with zeros appended up to a multiple of 8 tokens."""
     import jax
 

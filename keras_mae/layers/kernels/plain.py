@@ -1,29 +1,39 @@
 """The parts of a block as the paper writes them; the framework makes the gradients."""
 
 import math
+from collections.abc import Callable
 
+import keras
 from keras import ops
 
+from keras_mae.types import Tensor
 
-def layer_norm(x, gamma, beta, epsilon):
+
+def layer_norm(x: Tensor, gamma: Tensor, beta: Tensor, epsilon: float) -> Tensor:
     return ops.cast(ops.layer_normalization(x, gamma, beta, -1, epsilon), x.dtype)
 
 
-def dense(x, layer):
+def dense(x: Tensor, layer: keras.layers.Dense) -> Tensor:
     return layer(x)
 
 
-def gelu(x):
+def gelu(x: Tensor) -> Tensor:
     # By `erf`: `ops.gelu` lowers to `erfc`, which ONNX does not have.
     half, root = ops.cast(0.5, x.dtype), ops.cast(math.sqrt(0.5), x.dtype)
     return half * x * (1 + ops.erf(x * root))
 
 
-def gelu_dense(x, layer):
+def gelu_dense(x: Tensor, layer: keras.layers.Dense) -> Tensor:
     return layer(gelu(x))
 
 
-def attention(projected, num_heads, attention_mask, first_query, attend=None):
+def attention(
+    projected: list[Tensor],
+    num_heads: int,
+    attention_mask: Tensor | None,
+    first_query: int,
+    attend: Callable | None = None,
+) -> Tensor:
     """Attend with several heads; see the door's `attention`."""
     query, key, value = (
         head
@@ -38,7 +48,7 @@ def attention(projected, num_heads, attention_mask, first_query, attend=None):
     return ops.reshape(x, (-1, ops.shape(x)[1], x.shape[2] * x.shape[3]))
 
 
-def _heads(x, count, num_heads):
+def _heads(x: Tensor, count: int, num_heads: int) -> list[Tensor]:
     """Split `(B, T, count * D)` into `count` tensors of `(B, heads, T, d)`."""
     head_dim = x.shape[-1] // (count * num_heads)
     x = ops.reshape(x, (-1, ops.shape(x)[1], count, num_heads, head_dim))
@@ -46,16 +56,16 @@ def _heads(x, count, num_heads):
     return ops.unstack(ops.transpose(x, (2, 0, 3, 1, 4)), count)
 
 
-def _attend(query, key, value, attention_mask):
+def _attend(query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None) -> Tensor:
     return ops.matmul(attention_weights(query, key, attention_mask), value)
 
 
-def scaled(query):
+def scaled(query: Tensor) -> Tensor:
     """Return queries `(..., d)` divided by the square root of d."""
     return query * ops.cast(query.shape[-1] ** -0.5, query.dtype)
 
 
-def attention_weights(query, key, attention_mask):
+def attention_weights(query: Tensor, key: Tensor, attention_mask: Tensor | None) -> Tensor:
     """Return the softmax `(B, heads, T, S)`, computed in float32."""
     query = scaled(query)
     scores = ops.cast(ops.matmul(query, ops.transpose(key, (0, 1, 3, 2))), "float32")
