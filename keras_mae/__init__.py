@@ -54,8 +54,8 @@ _HOMES = {
     "save_pretrained": "keras_mae.interop",
     "training": "keras_mae.training",
 }
-# Rooms that import Keras, and those of them that hold all classes registered with it.
-_ROOMS = ("evaluation", "export", "interop", "layers", "models", "plots", "tasks", "training")
+# Rooms that import Keras when they are, and those of them that hold all registered classes.
+_ROOMS = ("evaluation", "interop", "layers", "models", "plots", "tasks", "training")
 _REGISTERING = ("keras_mae.interop", "keras_mae.training")
 
 __all__ = [
