@@ -48,6 +48,7 @@ TRAINING = (
 
 
 def main(source, target):
+    keras.utils.set_random_seed(0)
     for name in TRAINING:
         importlib.import_module(f"keras_mae.training.{name}")
     results = {**given_weights(np.load(source)), **trained(), **classified()}
@@ -89,16 +90,22 @@ def trained():
 
 
 def classified():
-    """Train a classifier with drop path, its blocks computed again."""
+    """Train a classifier with drop path, its blocks computed again or not."""
     x, y = images(8), np.arange(8) % 2
-    model = ViTClassifier(tiny(num_layers=2), 2, pooling="mean", drop_path=0.1, seed=0)
-    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-    model.compile(make_adamw(model, 0.01), loss, metrics=["accuracy"], recompute=True)
-    losses = model.fit(x, y, epochs=10, verbose=0).history["loss"]
+
+    def fitted(recompute, epochs):
+        keras.utils.set_random_seed(0)
+        model = ViTClassifier(tiny(num_layers=2), 2, pooling="mean", drop_path=0.1, seed=0)
+        loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+        model.compile(make_adamw(model, 0.003), loss, metrics=["accuracy"], recompute=recompute)
+        return model, model.fit(x, y, epochs=epochs, shuffle=False, verbose=0).history["loss"]
+
+    model, losses = fitted(recompute=True, epochs=20)
     features, labels = extract_features(model.encoder.predict_on_batch, [(x, y)])
     pixels, _ = raw_pixels([(x, y)])
     return {
         "classifier_losses": losses,
+        "classifier_losses_kept": fitted(recompute=False, epochs=3)[1],
         "neighbours": [knn_accuracy(f, labels, f, labels, 2, k=1) for f in (features, pixels)],
     }
 

@@ -45,5 +45,7 @@ def test_a_backend_gives_tensorflows_numbers_and_trains_without_it(name, tmp_pat
     assert result["evaluations"][0] == result["evaluations"][1]
     assert result["steps"] == 50  # one draw a step
     assert result["classifier_losses"][-1] < 0.9 * result["classifier_losses"][0]
+    kept = result["classifier_losses_kept"]
+    np.testing.assert_allclose(result["classifier_losses"][: len(kept)], kept, rtol=1e-4)
     assert (result["neighbours"] == 1).all()  # each image's nearest neighbour is itself
     assert (result["differences"] == 0).all()
