@@ -30,6 +30,7 @@ def command(directory, steps):
     return [
         *(sys.executable, str(SCRIPT), "--dataset=photos", f"--output_dir={directory}"),
         *(f"--steps={steps}", "--batch_size=16", "--checkpoint_steps=2", "--nojit"),
+        "--preset=mae_vit_mini_patch4",
         "--probe_images=50",  # ends sooner, and changes nothing of the training
     ]
 
