@@ -9,6 +9,7 @@ import keras
 import numpy as np
 import pytest
 from forks import Forks
+from small_runs import NAME
 
 import keras_mae  # noqa: F401 (registers the classes)
 
@@ -32,7 +33,7 @@ def jax_forks(tmp_path_factory):
 
 
 def run(forks, directory, *before):
-    command = [SCRIPT, "--dataset=photos", f"--output_dir={directory}"]
+    command = [SCRIPT, "--dataset=photos", f"--preset={NAME}", f"--output_dir={directory}"]
     command += ["--steps=5", "--batch_size=8", "--checkpoint_steps=3"]
     command += ["--probe_images=77"]  # an odd number of held-out images
     return forks.run(*command, before=["small_runs:shrink", *before])

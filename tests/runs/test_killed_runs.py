@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 
 import pytest
+from small_runs import NAME
 
 from keras_mae.settings.pretrain import PretrainSettings
 from keras_mae.tasks.pretrain import pretrain
@@ -54,6 +55,7 @@ def test_cut_between_and_within_epochs(no_figures, tmp_path):
         pretrain(
             PretrainSettings(
                 dataset="photos",
+                preset=NAME,
                 probe_images=50,
                 steps=24,  # two epochs of 12
                 batch_size=64,

@@ -4,6 +4,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from small_runs import NAME
 
 from keras_mae.data import load_source
 from keras_mae.errors import NonFiniteLossError
@@ -104,6 +105,7 @@ def test_the_same_seed_gives_the_same_weights_and_another_does_not(no_figures, t
         directory = tmp_path / name
         settings = PretrainSettings(
             dataset="photos",
+            preset=NAME,
             probe_images=50,
             steps=2,
             batch_size=8,
@@ -127,6 +129,7 @@ def test_the_same_seed_gives_the_same_weights_and_another_does_not(no_figures, t
 def test_a_loss_of_nan_stops_the_run_and_keeps_what_was_good(tmp_path):
     settings = PretrainSettings(
         dataset="photos",
+        preset=NAME,
         probe_images=50,
         steps=20,
         batch_size=8,

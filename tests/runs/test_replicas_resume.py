@@ -6,6 +6,7 @@ import shutil
 import keras
 import numpy as np
 import pytest
+from small_runs import NAME
 from tpu_stubs import tpu_stubs
 
 from keras_mae.data import eval_dataset, load_source
@@ -31,12 +32,12 @@ def run(replicas, monkeypatch):
 
 def test_cut_within_an_epoch_and_gone_on_with(run, no_figures, tmp_path):
     whole, cut = tmp_path / "whole", tmp_path / "cut"
-    run(whole, dataset="photos", checkpoint_steps=3)
+    run(whole, dataset="photos", preset=NAME, checkpoint_steps=3)
     shutil.copytree(whole, cut)
     # As if it had died after the checkpoint of step 6.
     (cut / "results.json").unlink()
     (cut / "checkpoints" / "step_00000008.npz").unlink()
-    run(cut, dataset="photos", checkpoint_steps=3)
+    run(cut, dataset="photos", preset=NAME, checkpoint_steps=3)
     models = [keras.models.load_model(directory / "mae.keras") for directory in (whole, cut)]
     for weight, other in zip(*(model.variables for model in models), strict=True):
         np.testing.assert_allclose(weight, other, atol=1e-6, err_msg=weight.path)

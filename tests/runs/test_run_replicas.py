@@ -9,6 +9,7 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
+from small_runs import NAME
 
 pytestmark = [pytest.mark.runs, pytest.mark.slow]
 SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "pretrain.py"
@@ -16,7 +17,14 @@ SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "pretrain.py"
 
 def run(forks, directory, *flags):
     """Pre-train three steps; return the weights and the lines of the log."""
-    command = [SCRIPT, "--dataset=photos", "--steps=3", "--batch_size=8", "--probe_images=50"]
+    command = [
+        SCRIPT,
+        "--dataset=photos",
+        f"--preset={NAME}",
+        "--steps=3",
+        "--batch_size=8",
+        "--probe_images=50",
+    ]
     command += ["--nojit", f"--output_dir={directory}", *flags]
     done = forks.run(*command, before=["small_runs:shrink", "small_runs:train_only"])
     assert done.returncode == 0, done.stderr

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import worker_run
+from small_runs import NAME
 
 from keras_mae.training.workers import Workers
 
@@ -72,7 +73,13 @@ def test_two_workers_train_as_one_device_with_the_same_global_batch(forks, tmp_p
 
 def test_one_worker_is_killed_the_other_says_so_and_both_go_on_to_the_end(forks, tmp_path):
     run = tmp_path / "run"
-    flags = ["--dataset=photos", "--batch_size=8", "--nojit", "--decoder_num_layers=1"]
+    flags = [
+        "--dataset=photos",
+        f"--preset={NAME}",
+        "--batch_size=8",
+        "--nojit",
+        "--decoder_num_layers=1",
+    ]
     flags += ["--probe_images=50"]
     flags += ["--strategy=multi_worker", "--steps=12", "--checkpoint_steps=4"]
     command = [SCRIPTS / "pretrain.py", f"--output_dir={run}", *flags]

@@ -32,7 +32,7 @@ def trained(tmp_path_factory):
     directory = tmp_path_factory.mktemp("photos")
     flags = directory / "flags.txt"
     flags.write_text(
-        "--dataset=photos\n--steps=3\n--batch_size=8\n--precision=bfloat16\n--probe_images=50"
+        "--dataset=photos\n--preset=mae_vit_mini_patch4\n--steps=3\n--batch_size=8\n--precision=bfloat16\n--probe_images=50"
     )
     # Nothing is written, or asked for, at home: in a container there may be none.
     done = run(
