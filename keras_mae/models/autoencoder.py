@@ -21,7 +21,7 @@ from keras_mae.models.encoder import ViTEncoder, check_images
 from keras_mae.models.inputs import check_normalised, first_images
 from keras_mae.models.losses import PatchReconstructionLoss, normalize_patches
 from keras_mae.models.reconstruction import restore_pixels
-from keras_mae.models.steps import TrainedInParts
+from keras_mae.models.steps import TrainedInParts, logs_for_keras
 from keras_mae.presets import preset_config
 from keras_mae.types import Shape, Size, Tensor
 
@@ -354,9 +354,7 @@ class MaskedAutoencoder(TrainedInParts):
                 total, count = replica.all_reduce(tf.distribute.ReduceOp.SUM, [total, count])
             mean = ops.divide_no_nan(total, count)
             self._loss_tracker.update_state(mean, sample_weight=count)
-            loss = self._loss_tracker.result()
-            # Keras takes the mean over workers along an axis, which a scalar has not.
-            return {"loss": ops.reshape(loss, (1,)) if _several_workers() else loss}
+            return logs_for_keras({"loss": self._loss_tracker.result()})
 
         def _maybe_symbolic_build(self, iterator=None, data_batch=None):
             """All is built. Keras would draw a batch for it, and average it over replicas."""
@@ -485,9 +483,3 @@ class MaskedAutoencoder(TrainedInParts):
             "std": self.std,
             "seed": self.seed,
         }
-
-
-def _several_workers():
-    import tensorflow as tf
-
-    return isinstance(tf.distribute.get_strategy(), tf.distribute.MultiWorkerMirroredStrategy)

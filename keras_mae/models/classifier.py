@@ -9,8 +9,12 @@ from keras_mae.layers.arguments import check_positive_int, pair
 from keras_mae.layers.pooling import check_pooling, pool_tokens, pooled_dim
 from keras_mae.models.encoder import check_last_blocks
 from keras_mae.models.openers import open_encoder
+<<<<<<< HEAD
 from keras_mae.models.steps import TrainedInParts
 from keras_mae.types import AnyPath, Shape, Size, Tensor
+=======
+from keras_mae.models.steps import TrainedInParts, logs_for_keras
+>>>>>>> tests
 
 HEAD_NORMS = ("auto", "layer", "batch", None)
 
@@ -209,4 +213,7 @@ class ViTClassifier(TrainedInParts):
             # Keras puts together what replicas have seen at the end of an epoch.
             loss = loss * tf.distribute.get_strategy().num_replicas_in_sync
             self._loss_tracker.update_state(loss, sample_weight=tf.shape(x)[0])
-            return self.compute_metrics(x, y, outputs, sample_weight)
+            return logs_for_keras(self.compute_metrics(x, y, outputs, sample_weight))
+
+        def test_step(self, data):
+            return logs_for_keras(super().test_step(data))

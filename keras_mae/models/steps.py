@@ -253,6 +253,19 @@ def _scale_of_share(rows, share):
     return tf.cast(rows * replicas, "float32") / tf.cast(share[0], "float32")
 
 
+def logs_for_keras(logs):
+    """Return a step's logs as Keras takes them: it takes the mean over workers along an axis."""
+    if not _several_workers():
+        return logs
+    return {name: keras.ops.reshape(value, (1,)) for name, value in logs.items()}
+
+
+def _several_workers():
+    import tensorflow as tf
+
+    return isinstance(tf.distribute.get_strategy(), tf.distribute.MultiWorkerMirroredStrategy)
+
+
 def _several_replicas():
     import tensorflow as tf
 

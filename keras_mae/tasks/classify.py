@@ -121,17 +121,28 @@ class Classify(ImageTask):
         metrics = [keras.metrics.CategoricalAccuracy(name="top1")]
         if self.num_classes >= LEAST_FOR_TOP5:
             metrics.append(keras.metrics.TopKCategoricalAccuracy(5, name="top5"))
+        if self.on_features and self.workers.count > 1:
+            raise ValueError(
+                "`strategy` must not be 'multi_worker' for a linear probe on features that are "
+                "computed once: it takes seconds on one. --feature_views=0 trains on images."
+            )
         if self.on_features:
             self._build_head(metrics)
         else:
             self._build_classifier(metrics)
         # Metrics make their variables when first used, and a checkpoint holds them.
         width = self.model.input_shape[1:] if self.on_features else (*size, encoder.channels)
+        images, labels = np.zeros((1, *width), "float32"), np.eye(self.num_classes)[:1]
+        batch = images, labels.astype("float32"), np.ones(1, "float32")
+        if self.workers.count > 1:
+            # `fit` does the same with a mean over replicas, which fails for several workers.
+            self.model._symbolic_build(data_batch=batch)
+            self.model._maybe_symbolic_build = lambda **_: None
+            return
         some = self.workers.replicas
         self.model.evaluate(
-            np.zeros((some, *width), "float32"),
-            np.eye(self.num_classes, dtype="float32")[:1].repeat(some, axis=0),
-            sample_weight=np.ones(some, "float32"),
+            *(array.repeat(some, axis=0) for array in batch[:2]),
+            sample_weight=batch[2].repeat(some),
             batch_size=some,
             verbose=0,
         )

@@ -44,6 +44,7 @@ def test_every_command_has_a_script_of_its_own():
         assert f'run("{name}")' in (ROOT / "scripts" / f"{script}.py").read_text()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SCRIPTS)
 def test_help_and_faults_are_told_before_anything_heavy_is_imported(name):
     code = f"""

@@ -83,6 +83,7 @@ def whole(encoder, tmp_path_factory):
         return runs, report(settings(directory, encoder)), directory / "out"
 
 
+@pytest.mark.slow
 def test_the_whole_comparison_for_each_seed(whole, encoder):
     runs, summary, directory = whole
     assert not summary["failures"] and not summary["missing"]
@@ -127,6 +128,7 @@ def test_the_page_says_what_is_not_better_than_raw_pixels(whole):
     assert "tensorflow 2." in text and "| scratch, 100 labels | 2 |" in text
 
 
+@pytest.mark.slow
 def test_the_last_blocks_are_probed_side_by_side(runs, tmp_path):
     path = tmp_path / "encoder.keras"
     two = {**SIZES, "num_layers": 2}
@@ -139,6 +141,7 @@ def test_the_last_blocks_are_probed_side_by_side(runs, tmp_path):
     assert set(row["labels"]) == {"4,000 labels", "100 labels"}
 
 
+@pytest.mark.slow
 def test_what_is_done_is_not_done_again(runs, encoder, tmp_path):
     parts = ["linear", "full"]
     report(settings(tmp_path, encoder, parts=parts))
@@ -156,6 +159,7 @@ def test_what_is_done_is_not_done_again(runs, encoder, tmp_path):
     assert {s.epochs for _, s in runs.calls[done:]} == {3}
 
 
+@pytest.mark.slow
 def test_other_weights_are_another_encoder_wherever_they_lie(runs, encoder, tmp_path):
     path = tmp_path / "encoder.keras"
     path.write_bytes(encoder.read_bytes())
@@ -178,6 +182,7 @@ def test_an_encoder_for_each_seed(runs, encoder, tmp_path):
     assert summary["encoder"].endswith("e{seed}.keras, one for each seed")
 
 
+@pytest.mark.slow
 def test_a_sweep_trains_each_value_and_shares_what_is_equal(runs, tmp_path):
     sweep = {"mask_ratio": ((0.5,), (0.75,)), "masking": ("random", "grid")}
     summary = report(settings(tmp_path, parts=["full"], sweep=sweep, pretrain={"steps": 2}))
@@ -205,6 +210,7 @@ def test_a_sweep_trains_each_value_and_shares_what_is_equal(runs, tmp_path):
     assert encoders == {f"{s.output_dir}/encoder.keras" for s in trained}
 
 
+@pytest.mark.slow
 def test_a_sweep_without_a_comparison(runs, tmp_path):
     summary = report(settings(tmp_path, parts=[], sweep={"masking": ["random", "grid"]}))
     assert runs.names() == ["pretrain", "full", "linear"] * 4
@@ -248,6 +254,7 @@ def test_a_report_that_is_cut_says_what_is_missing_and_goes_on(runs, encoder, tm
     assert "Not done yet" not in (tmp_path / "out/report.md").read_text()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name, changes",
     [

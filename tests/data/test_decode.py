@@ -77,6 +77,7 @@ def pillow(data, mode="RGB"):
     return pixels.reshape(*pixels.shape[:2], -1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("channels", [3, 1])
 @pytest.mark.parametrize("name", FILES)
 def test_every_file_is_read_as_pillow_does(tmp_path, picture, name, channels):
@@ -129,6 +130,7 @@ def test_plain_jpeg_refuses_what_is_cut_or_garbled(picture):
         tf.io.decode_jpeg(full)
 
 
+@pytest.mark.slow
 def test_nothing_accepted_kills_the_decoder(picture):
     """Whatever passes the check must not be a fatal error in TensorFlow: that ends a run."""
     image, rng, accepted = picture(), np.random.RandomState(0), 0
@@ -171,6 +173,7 @@ def odd_files(folder, picture):
     return folder
 
 
+@pytest.mark.slow
 def test_pillow_warns_of_the_odd_files(tmp_path, picture):
     """So that the next test tests something."""
     folder, seen = odd_files(tmp_path, picture), []

@@ -32,6 +32,7 @@ def shards(source, num_shards, **kwargs):
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("count", [1, 5, 6, 13])
 @pytest.mark.parametrize("num_shards", [1, 2, 3])
 def test_together_the_shards_are_the_whole_and_what_fills_up_weighs_nothing(count, num_shards):
@@ -61,6 +62,7 @@ def test_a_broken_image_keeps_its_place_and_weighs_nothing(tmp_path):
     assert all((labels[weights == 0] == -1).all() for _, labels, weights in part)
 
 
+@pytest.mark.slow
 def test_a_classifier_measures_the_same_on_shards_as_on_the_whole():
     """Labels of what fills up are -1: a row of zeros as one-hot, and weightless."""
     source = load_source("mnist5k").subset(np.arange(13) * 300)

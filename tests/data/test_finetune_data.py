@@ -106,6 +106,7 @@ def test_erasing_leaves_the_rest_of_each_image_as_it_was(digits):
     assert len(np.unique(np.round(share, 4))) > 4
 
 
+@pytest.mark.slow
 def test_colour_photographs_are_cropped_and_flipped(tmp_path):
     source = load_source("photos")
     source.num_classes = 2

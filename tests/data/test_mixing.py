@@ -35,6 +35,7 @@ def test_cutmix_labels_follow_the_pixels_where_the_box_sticks_out():
     np.testing.assert_allclose(labels[0], [own, 1 - own], rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_mix_draws_from_beta_and_takes_either_kind():
     def own_shares(mixup_alpha, cutmix_alpha):
         found = []
@@ -108,6 +109,7 @@ def test_no_magnitude_is_no_change(photograph, name):
     np.testing.assert_allclose(same, image, atol=1e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("channels", [1, 3])
 def test_randaugment_is_a_function_of_its_key(channels):
     image = np.random.default_rng(0).uniform(0, 255, size=(12, 14, channels)).astype("float32")

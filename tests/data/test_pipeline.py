@@ -72,6 +72,7 @@ def case(request, make_folder):
     return source, {**settings, "on_skip": SkipLog(max_bad_fraction=0.5)}
 
 
+@pytest.mark.slow
 def test_start_step_is_skipping(case):
     source, settings = case
     whole = take(source, 9, **settings)
@@ -79,6 +80,7 @@ def test_start_step_is_skipping(case):
         assert_equal(take(source, 2, start_step=step, **settings), whole[step : step + 2])
 
 
+@pytest.mark.slow
 def test_two_passes_are_equal_and_two_seeds_are_not(case):
     source, settings = case
     first = take(source, 3, num_parallel_calls=1, **settings)
@@ -87,6 +89,7 @@ def test_two_passes_are_equal_and_two_seeds_are_not(case):
     assert not any(np.array_equal(a, b) for a, b in zip(first, other, strict=True))
 
 
+@pytest.mark.slow
 def test_shards_make_up_the_global_batch(case):
     source, settings = case
     whole = take(source, 3, batch_size=8, **settings)
@@ -100,6 +103,7 @@ def test_shards_make_up_the_global_batch(case):
     assert_equal(take(source, 1, start_step=2, **settings), [whole[2][6:]])
 
 
+@pytest.mark.slow
 def test_crops_of_one_image_differ_and_resume(case):
     source, settings = case
     whole = take(source, 4, batch_size=6, crops_per_image=3, with_labels=False, **settings)
@@ -194,6 +198,7 @@ def test_eval_is_in_order_with_a_partial_batch(mnist):
     np.testing.assert_allclose(resized[0, ..., 0] * 255, expected, atol=8)
 
 
+@pytest.mark.slow
 def test_no_augmentation_is_the_evaluation(case):
     source, settings = case
     good = source.subset([2, 3])

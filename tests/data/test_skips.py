@@ -140,6 +140,7 @@ def evaluate(source, log):
     return [x.numpy() for x in eval_dataset(source, with_labels=False, on_skip=log, **SETTINGS)]
 
 
+@pytest.mark.slow
 def test_the_share_is_that_of_all_parts_of_a_split(make_folder):
     train, heldout = held_out_broken(make_folder(60))
     assert heldout.num_examples == 3

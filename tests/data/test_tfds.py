@@ -95,6 +95,7 @@ def test_parts_of_splits(prepared):
         open_source(prepared, ":nowhere")
 
 
+@pytest.mark.slow
 def test_order_is_global_and_resumes(prepared):
     source = open_source(prepared)
 
@@ -110,6 +111,7 @@ def test_order_is_global_and_resumes(prepared):
         assert np.array_equal(images, others)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["mnist", "imagenet2012"])
 def test_mock_data(name):
     with tfds.testing.mock_data(num_examples=5):

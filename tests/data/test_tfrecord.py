@@ -41,6 +41,7 @@ def test_records_are_the_files(packed):
     assert json.loads((prefix.parent / "train.index.json").read_text())["num_examples"] == 10
 
 
+@pytest.mark.slow
 def test_the_stream_is_the_folders(packed):
     folder, prefix = packed
     source = load_source(f"tfrecord:{prefix}-*.tfrecord")

@@ -62,12 +62,14 @@ def decode(channels):
     return tf.function(lambda data: decode_image(data, channels), signature)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FILES)
 def test_files_are_decoded_as_pillow_decodes_them(name, decode, channels):
     data = FILES[name]()
     np.testing.assert_array_equal(decode(data), read_with_pillow(data, channels))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [(24, 36), (61, 47), (80, 32)])
 def test_pixels_are_those_of_the_evaluation_pipeline(tmp_path, size):
     files = {name: make() for name, make in FILES.items() if "16" not in name}

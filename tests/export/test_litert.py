@@ -28,6 +28,7 @@ def run(path, images):
     return Interpreter(model_path=str(path)).get_signature_runner()(images=images.astype("float32"))
 
 
+@pytest.mark.slow
 def test_float32_in_a_new_process(trained, tmp_path):
     path = export_encoder(trained, tmp_path / "out", "litert")
     assert path == tmp_path / "out" / "model.tflite"
@@ -49,6 +50,7 @@ def test_float32_in_a_new_process(trained, tmp_path):
     assert (found["operators"]["GELU"], found["operators"]["SOFTMAX"]) == (2, 2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("quantize", [q for q in litert.PRECISIONS if q != "none"])
 def test_smaller_files(trained, quantize, tmp_path):
     options = {"representative": "mnist5k", "num_representative": 24}
@@ -75,6 +77,7 @@ def test_smaller_files(trained, quantize, tmp_path):
         assert found["representative"] == {"images": "mnist5k", "num_images": 24}
 
 
+@pytest.mark.slow
 def test_int8_keeps_all_but_linear_layers_in_float(trained):
     images = digits(8)
     content = litert.convert(trained, "int8", images)
@@ -93,6 +96,7 @@ def test_int8_keeps_all_but_linear_layers_in_float(trained):
     assert max(scales) == 4 * 32
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("quantize", ["none", "dynamic_int8"])
 def test_any_batch(trained, quantize, tmp_path):
     path = export(trained, tmp_path, batch_size=None, quantize=quantize, num_check_images=5)
@@ -109,6 +113,7 @@ def test_any_batch(trained, quantize, tmp_path):
             assert cosines(got, wanted[:size]).min() > 0.99
 
 
+@pytest.mark.slow
 def test_a_batch_of_three_of_another_size_not_square(trained, tmp_path):
     path = export(trained, tmp_path, batch_size=3, image_size=(32, 20), num_check_images=4)
     images = np.random.default_rng(0).integers(0, 256, (3, 32, 20, 1))
@@ -123,6 +128,7 @@ def test_a_batch_of_three_of_another_size_not_square(trained, tmp_path):
     np.testing.assert_allclose(outputs["tokens"], expected(larger, images), atol=1e-4)
 
 
+@pytest.mark.slow
 def test_a_classifier(trained, tmp_path):
     model = shake(ViTClassifier(trained, 10, pooling="mean"))
     path = export(model, tmp_path, num_check_images=4)
@@ -133,6 +139,7 @@ def test_a_classifier(trained, tmp_path):
     np.testing.assert_allclose(outputs["probabilities"].sum(), 1, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_model_in_half_precision_is_exported_in_float32(tmp_path):
     half = encoder(dtype="bfloat16", num_layers=1)
     path = export(half, tmp_path, num_check_images=2)
@@ -142,6 +149,7 @@ def test_a_model_in_half_precision_is_exported_in_float32(tmp_path):
     np.testing.assert_allclose(run(path, image)["tokens"], expected(full, image), atol=1e-4)
 
 
+@pytest.mark.slow
 def test_the_layers_that_lose_most(trained, tmp_path, monkeypatch):
     errors = litert.layer_errors(trained, digits(8), "full_int8")
     values = [error for _, error in errors]
@@ -155,6 +163,7 @@ def test_the_layers_that_lose_most(trained, tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_wrong_numbers_leave_nothing(trained, tmp_path, monkeypatch):
     right = plain.plain_function
     monkeypatch.setattr(plain, "plain_function", lambda _, size: right(encoder(), size))
@@ -163,6 +172,7 @@ def test_wrong_numbers_leave_nothing(trained, tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_a_source_may_stand_for_its_name(trained, tmp_path):
     some = load_source("mnist5k").subset(np.arange(5))
     path = export(

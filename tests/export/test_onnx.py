@@ -32,6 +32,7 @@ def run(path, images):
     return dict(zip(names, session.run(None, {"images": images.astype("float32")}), strict=True))
 
 
+@pytest.mark.slow
 def test_float32_in_a_new_process(trained, path):
     assert path.name == "model.onnx" and path.parent.name == "out"
     assert sorted(p.name for p in path.parent.iterdir()) == ["card.json", "card.md", "model.onnx"]
@@ -65,6 +66,7 @@ def test_what_a_session_fuses(path):
     }
 
 
+@pytest.mark.slow
 def test_attention_is_fused_offline(trained, tmp_path):
     path = export(trained, tmp_path, fuse=True)
     found = card_of(path)
@@ -78,6 +80,7 @@ def test_attention_is_fused_offline(trained, tmp_path):
     np.testing.assert_allclose(run(path, images)["tokens"], expected(trained, images), atol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("quantize", ["dynamic_int8", "int8"])
 def test_eight_bits(trained, quantize, tmp_path):
     options = {"representative": "mnist5k", "num_representative": 24} if quantize == "int8" else {}
@@ -94,6 +97,7 @@ def test_eight_bits(trained, quantize, tmp_path):
     assert path.stat().st_size < found["parameters"] + 100_000
 
 
+@pytest.mark.slow
 def test_another_size_not_square(trained, tmp_path):
     path = export(trained, tmp_path, image_size=(16, 28), num_check_images=4)
     images = np.random.default_rng(0).integers(0, 256, (3, 16, 28, 1))
@@ -107,6 +111,7 @@ def test_another_size_not_square(trained, tmp_path):
     np.testing.assert_allclose(outputs["tokens"], expected(other, images), atol=1e-4)
 
 
+@pytest.mark.slow
 def test_a_classifier(trained, tmp_path):
     model = shake(ViTClassifier(trained, 10, head_norm="batch"))
     model.feature_norm.moving_variance.assign(np.linspace(0.5, 2, 32))
@@ -118,6 +123,7 @@ def test_a_classifier(trained, tmp_path):
     np.testing.assert_allclose(outputs["probabilities"].sum(axis=1), 1, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_wrong_numbers_leave_nothing(trained, tmp_path, monkeypatch):
     right = plain.function_of_weights
     monkeypatch.setattr(plain, "function_of_weights", lambda _: right(encoder()))

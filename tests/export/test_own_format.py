@@ -15,6 +15,7 @@ ROOT = Path(__file__).parents[2]
 NUMPY = "numpy_format:NumpyZip"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision, bits", [("float32", 32), ("float16", 16)])
 def test_a_new_process_runs_it(tmp_path, precision, bits):
     model = encoder(image_size=(28, 20))
@@ -26,6 +27,7 @@ def test_a_new_process_runs_it(tmp_path, precision, bits):
     assert 0 < found["check"]["difference"] < found["check"]["bound"]["difference"]
 
 
+@pytest.mark.slow
 def test_the_forward_pass_by_hand_is_the_models(tmp_path):
     """No line of it is the library's."""
     from numpy_format import Runner

@@ -41,18 +41,21 @@ def assert_equal(model, images, batch_size=None):
         np.testing.assert_allclose(got[name], value, atol=2e-5 * scale, err_msg=name)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", VARIANTS)
 def test_encoders(name):
     model = encoder(**VARIANTS[name])
     assert_equal(model, pixels(model))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("batch_size", [1, 3, None])
 def test_batches(batch_size):
     model = encoder()
     assert_equal(model, pixels(model, batch_size or 5), batch_size)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "pooling, head_norm, pooled_blocks",
     [

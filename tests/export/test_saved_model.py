@@ -45,6 +45,7 @@ def largest_difference(got, outputs):
     return max(np.abs(np.asarray(got[name]) - outputs[name]).max() for name in outputs)
 
 
+@pytest.mark.slow
 def test_the_card_says_what_new_processes_without_keras_found(path, model):
     found = card_of(path)
     assert found["check"]["loads"] == 1 and found["check"]["num_images"] == 16
@@ -66,6 +67,7 @@ def test_the_card_says_what_new_processes_without_keras_found(path, model):
     assert "bound: difference 1e-05" in (path / "card.md").read_text()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("count", [1, 3])
 def test_signatures_give_the_models_outputs(loaded, model, count):
     pixels = digits(count)
@@ -114,6 +116,7 @@ def test_features_for_a_probe_are_those_of_the_keras_encoder(loaded, model):
     np.testing.assert_allclose(ours, theirs, atol=BOUND)
 
 
+@pytest.mark.slow
 def test_a_layer_of_it_trains(path, model):
     layer = keras.layers.TFSMLayer(str(path), call_endpoint="serve")
     before = [np.asarray(weight) for weight in layer.trainable_weights]
@@ -131,6 +134,7 @@ def test_a_layer_of_it_trains(path, model):
         assert np.any(value != np.asarray(weight)), weight.name
 
 
+@pytest.mark.slow
 def test_versions_follow_each_other_and_none_is_written_over(model, tmp_path):
     (tmp_path / "7").mkdir()
     (tmp_path / "notes").mkdir()
@@ -140,6 +144,7 @@ def test_versions_follow_each_other_and_none_is_written_over(model, tmp_path):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["7", "8", "notes"]
 
 
+@pytest.mark.slow
 def test_another_size_not_square_from_a_path(model, tmp_path):
     model.save(tmp_path / "encoder.keras")
     path = keras_mae.export_encoder(
@@ -151,6 +156,7 @@ def test_another_size_not_square_from_a_path(model, tmp_path):
     assert largest_difference(served(images=pixels), wanted(resized, pixels)) < BOUND
 
 
+@pytest.mark.slow
 def test_a_classifier_gives_logits_and_probabilities_too(model, tmp_path):
     classifier = shake(keras_mae.ViTClassifier(model, 10, pooling="mean", pooled_blocks=2))
     path = export_encoder(classifier, tmp_path, **QUICK)
@@ -172,6 +178,7 @@ def test_a_classifier_gives_logits_and_probabilities_too(model, tmp_path):
     assert found["pooled_blocks"] == 2
 
 
+@pytest.mark.slow
 def test_bfloat16_and_two_channels(tmp_path):
     """A bfloat16 model computes in float32; no file format holds two channels."""
     two = encoder(channels=2, mean=None, std=None, dtype="mixed_bfloat16")
@@ -187,6 +194,7 @@ def test_bfloat16_and_two_channels(tmp_path):
     assert "serving_bytes" not in found["signatures"] and found["precision"] == "float32"
 
 
+@pytest.mark.slow
 def test_an_export_that_differs_leaves_nothing(model, tmp_path, monkeypatch):
     right = saved_model.normalize
     monkeypatch.setattr(saved_model, "normalize", lambda *args: right(*args) + 1e-4)
@@ -195,6 +203,7 @@ def test_an_export_that_differs_leaves_nothing(model, tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_one_signature_that_differs_is_enough(model, tmp_path, monkeypatch):
     right = image_bytes.pixels_of_bytes
     monkeypatch.setattr(image_bytes, "pixels_of_bytes", lambda *args: right(*args) + 1)

@@ -23,6 +23,7 @@ def model(path):
     return serving.SessionModel(path)
 
 
+@pytest.mark.slow
 def test_warmup_requests_are_real_images_for_every_signature(path, model):
     requests = serving.read_warmup(path)
     names = [request.model_spec.signature_name for request in requests]

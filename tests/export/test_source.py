@@ -51,6 +51,7 @@ def test_another_image_size_moves_the_positions_only():
     assert changed == ["encoder.positions.table"]
 
 
+@pytest.mark.slow
 def test_outputs_of_an_encoder_and_of_classifiers():
     model = encoder()
     images = normalised(model, digits(3))

@@ -55,6 +55,7 @@ def test_images_are_normalised_as_in_the_pipeline():
     np.testing.assert_array_equal(got, wanted)
 
 
+@pytest.mark.slow
 def test_check_images_are_real_and_fit():
     images, name = sample_images(encoder(), count=5)
     assert (images.shape, images.dtype, name) == ((5, 28, 28, 1), np.uint8, "mnist5k")

@@ -42,6 +42,7 @@ def check_outputs(case, norm_pix_losses, directory, batch=2):
         assert max(found.values()) <= 1e-4, found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", CASES)
 def test_outputs(case, tmp_path):
     check_outputs(CASES[case], (True, False), tmp_path)
@@ -142,6 +143,7 @@ def block(w, name, x, heads):
     return x + linear(w, f"{name}.mlp.output_projection", hidden)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("norm_pix_loss", [True, False])
 def test_gradients(norm_pix_loss, tmp_path):
     config = oracle.mae_config(**oracle.SMALL, norm_pix_loss=norm_pix_loss)
@@ -152,6 +154,7 @@ def test_gradients(norm_pix_loss, tmp_path):
     assert max(found.values()) <= 1e-3, found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("norm_pix_loss", [True, False])
 def test_fifty_steps(tmp_path, norm_pix_loss):
     config = oracle.mae_config(**oracle.SMALL, norm_pix_loss=norm_pix_loss)

@@ -98,6 +98,7 @@ def files(tmp_path_factory):
     return {path.suffix: path for path in folder.iterdir()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("suffix", [".pth", ".legacy", ".safetensors", ".keras"])
 @pytest.mark.parametrize("share", [0.0, 0.001, 0.3, 0.99])
 def test_a_truncated_file_is_refused(files, suffix, share, tmp_path):

@@ -65,6 +65,7 @@ def save(state, path, **others):
     return path
 
 
+@pytest.mark.slow
 def test_meta_with_decoder(theirs, batch, tmp_path):
     path = save(autoencoder_state(theirs), tmp_path / "any.name")
     ours = load_pretrained(path)
@@ -76,6 +77,7 @@ def test_meta_with_decoder(theirs, batch, tmp_path):
     assert max(found.values()) <= 1e-4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("legacy", [False, True])
 @pytest.mark.parametrize("wrapping", ["model", "state_dict", "bare", "module."])
 def test_meta_encoder_alone(theirs, batch, wrapping, legacy, tmp_path):
@@ -156,6 +158,7 @@ def test_timm_folder(vit, batch, tmp_path):
     np.testing.assert_allclose(ours(batch[0]), expected, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_transformers_folders_and_files(theirs, vit, batch, tmp_path):
     theirs.save_pretrained(tmp_path / "pre")
     theirs.vit.save_pretrained(tmp_path / "model")
@@ -176,6 +179,7 @@ def test_transformers_folders_and_files(theirs, vit, batch, tmp_path):
     np.testing.assert_allclose(head(batch[0]), logits_of(vit, batch[0]), atol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 @pytest.mark.parametrize("suffix", ["safetensors", "pth"])
 def test_half_precision_files(theirs, dtype, suffix, tmp_path):
@@ -186,6 +190,7 @@ def test_half_precision_files(theirs, dtype, suffix, tmp_path):
     np.testing.assert_array_equal(ours, state["blocks.3.mlp.fc1.weight"].float().numpy().T)
 
 
+@pytest.mark.slow
 def test_our_archives_and_overrides(tmp_path):
     model = MaskedAutoencoder.from_preset("mae_vit_mini_patch4", channels=1, norm_epsilon=1e-5)
     model.save(tmp_path / "mae.keras")

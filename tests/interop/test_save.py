@@ -72,6 +72,7 @@ META_MODELS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", MODELS)
 def test_bit_equal_by_way_of_transformers(name, tmp_path):
     model = MODELS[name]()
@@ -83,6 +84,7 @@ def test_bit_equal_by_way_of_transformers(name, tmp_path):
     check_same(model, load_pretrained(tmp_path / "again"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", META_MODELS)
 def test_bit_equal_by_way_of_meta(name, tmp_path):
     model = META_MODELS[name]()
@@ -149,6 +151,7 @@ def test_what_fails_half_way_leaves_nothing(format, writer, tmp_path, monkeypatc
     assert os.listdir(tmp_path) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "model,format,message",
     [

@@ -102,6 +102,7 @@ def test_removed_patches_form_few_regions():
     assert counts["random"] > 10
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ratio, share", [(0.4, 0), (0.6, 0), (0.75, 1e-3), (0.9, 0.02)])
 def test_how_many_patches_are_left_to_chance(ratio, share):
     """The figures of the docstring: scores of 1 and more are those that a rectangle removed."""

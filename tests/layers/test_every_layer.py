@@ -78,12 +78,14 @@ CASES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", CASES)
 def test_layer(case, tmp_path):
     cls, config, inputs, weights = CASES[case]
     check_layer(cls, config, inputs, tmp_path, weights=weights)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cls", [layers.Attention, layers.TransformerBlock])
 def test_first_query(cls, tmp_path):
     config = {"num_heads": 2} if cls is layers.Attention else {"num_heads": 2, "mlp_dim": H}
@@ -94,6 +96,7 @@ def test_first_query(cls, tmp_path):
     assert output.shape == (2, 3, 8)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("masking", ["random", "block", "grid", CornerMasking(2)])
 def test_patch_masking(masking, tmp_path):
     config = {"grid_size": (4, 6), "masking": masking, "mask_ratio": 0.6}

@@ -67,6 +67,7 @@ def value_and_gradients(function, inputs, by_hand, upstream=None):
     return value, *tape.gradient(total, inputs)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("compiled", [False, True])
 @pytest.mark.parametrize("name", FUNCTIONS)
 def test_the_gradient_is_that_of_automatic_differentiation(name, compiled):
@@ -101,6 +102,7 @@ def test_the_gradient_is_the_slope(name):
     assert along == pytest.approx(slope, rel=2e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 @pytest.mark.parametrize("name", FUNCTIONS)
 def test_half_precision_is_computed_in_float32(name, dtype):

@@ -34,6 +34,7 @@ def kept_grids(masking, grid, ratio, **kwargs):
     return (mask == 0).reshape(-1, *grid)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("grid", GRIDS)
 @pytest.mark.parametrize("masking", STRATEGIES)
 @pytest.mark.parametrize("ratio", [0.1, 0.4, 0.5, 0.6, 0.75, 0.9])

@@ -26,6 +26,7 @@ def loss_by_hand(model, x, result):
     return (errors * mask).sum() / mask.sum()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("attention", ["self", "masked", "cross"])
 @pytest.mark.parametrize("masking", ["random", "block", "grid"])
 def test_hidden_pixels_change_neither_latent_nor_prediction(masking, attention):
@@ -71,6 +72,7 @@ def test_without_noise_the_seed_fixes_the_mask():
     assert (masks[0] != masks[2]).any()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("norm_pix_loss", [False, True])
 @pytest.mark.parametrize("attention", ["self", "masked", "cross"])
 def test_training_loss_is_that_of_the_removed_patches(attention, norm_pix_loss):
@@ -86,6 +88,7 @@ def test_training_loss_is_that_of_the_removed_patches(attention, norm_pix_loss):
     assert abs(float(model.compute_loss(x=x)) - expected) > 1e-4
 
 
+@pytest.mark.slow
 def test_share_of_hidden_patches_predicted():
     """Over many draws of the share, the mean loss is that of all hidden patches."""
     model = shake(tiny(decoder_attention="cross", decoder_num_layers=1, masking="grid"))
@@ -105,6 +108,7 @@ def test_share_of_hidden_patches_predicted():
     assert len(np.unique(np.sort(ids.reshape(-1, 6), axis=1), axis=0)) > 60
 
 
+@pytest.mark.slow
 def test_labels_are_ignored():
     x = images()
     losses = []
@@ -117,6 +121,7 @@ def test_labels_are_ignored():
     assert losses[0] == losses[1] == losses[2]
 
 
+@pytest.mark.slow
 def test_no_weight_is_without_gradient():
     for attention in ("self", "masked", "cross"):
         model = shake(tiny(decoder_attention=attention))
@@ -128,6 +133,7 @@ def test_no_weight_is_without_gradient():
             assert np.abs(gradient).max() > 0, weight.path
 
 
+@pytest.mark.slow
 def test_predict_and_symbolic_call():
     model = shake(tiny())
     result = model.predict(images(), verbose=0)
@@ -138,6 +144,7 @@ def test_predict_and_symbolic_call():
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "overrides, message",
     [

@@ -62,6 +62,7 @@ def test_batch_norm_head_has_no_scale_and_offset(encoder):
     np.testing.assert_allclose(model.feature_norm.moving_mean, 0.1 * features.mean(0), atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "blocks,trained",
     [
@@ -87,6 +88,7 @@ def test_exactly_the_named_blocks_change(encoder, blocks, trained):
         assert (value != before[name]).any() == expected, name
 
 
+@pytest.mark.slow
 def test_the_encoder_given_never_changes(encoder):
     before = get_weights(encoder)
     model = ViTClassifier(encoder, 3)
@@ -130,6 +132,7 @@ def test_positions_follow_the_image_size(encoder):
     np.testing.assert_array_equal(model.encoder.positions.table, expected)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "arguments",
     [
@@ -151,6 +154,7 @@ def test_saved_and_loaded(encoder, arguments, tmp_path):
     assert loaded.get_config() == model.get_config()
 
 
+@pytest.mark.slow
 def test_encoders_of_any_source_give_the_same_logits(tmp_path):
     autoencoder = MaskedAutoencoder(
         **ENCODER, decoder_hidden_dim=8, decoder_num_layers=1, decoder_num_heads=2
@@ -169,6 +173,7 @@ def test_mixed_precision_gives_float32_logits(encoder):
     assert keras.backend.standardize_dtype(model(IMAGES).dtype) == "float32"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "arguments,message",
     [

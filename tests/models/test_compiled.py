@@ -15,6 +15,7 @@ CASES = {
 CASES["schedule"] = {"mask_ratio": MaskRatioSchedule(0.5, 0.75, total_steps=4, num_levels=2)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", CASES)
 def test_compiled_step_equals_the_eager_one(case):
     def trained(**kwargs):

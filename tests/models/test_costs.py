@@ -38,6 +38,7 @@ def test_flops_by_hand():
     assert costs("mae_vit_mini_patch4").flops == 6 * (encoder + decoder)
 
 
+@pytest.mark.slow
 def test_the_tables_of_the_documentation_are_the_scripts():
     script = ROOT / "benchmarks" / "scaling.py"
     done = subprocess.run([sys.executable, script], capture_output=True, text=True, check=True)

@@ -60,6 +60,7 @@ def test_hidden_queries_see_each_other_only_in_self_attention(attention, alone):
     assert np.allclose(subset, whole[:, 4:9], atol=1e-5) == alone
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("attention", ["self", "masked", "cross"])
 def test_all_queries_see_all_latents(attention):
     model = decoder(attention)

@@ -32,6 +32,7 @@ def decoder_weights(cross=False, dim=12, mlp=48, layers=2):
     return ends + layers * block(dim, mlp), (1 + N) * dim
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "config, inputs, weights",
     [
@@ -46,6 +47,7 @@ def test_encoder(config, inputs, weights, tmp_path):
     check_layer(ViTEncoder, {**ENCODER, **config}, inputs, tmp_path, weights=weights)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("attention", ["self", "masked", "cross"])
 @pytest.mark.parametrize("predict_visible", [False, True])
 def test_decoder(attention, predict_visible, tmp_path):
@@ -92,6 +94,7 @@ VARIANTS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_autoencoder(variant, tmp_path):
     config = {**TINY, **VARIANTS[variant]}

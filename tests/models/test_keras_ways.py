@@ -60,6 +60,7 @@ def test_all_shapes_are_told(name):
     assert model.compute_output_shape(input_shape=given) == shape
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", MODELS)
 def test_copies(name):
     model = MODELS[name][0]()
@@ -72,6 +73,7 @@ def test_copies(name):
     assert copied.weights[0] is not model.weights[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["encoder", "classifier"])
 def test_a_model_is_part_of_a_functional_one(name):
     model = MODELS[name][0]()
@@ -105,6 +107,7 @@ def compiled(name, optimizer=None, **options):
     return model
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["autoencoder", "classifier"])
 def test_the_best_weights_are_kept(name, tmp_path):
     model = compiled(name)
@@ -130,6 +133,7 @@ def test_the_best_weights_are_kept(name, tmp_path):
             np.testing.assert_array_equal(weight, expected)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["autoencoder", "classifier"])
 def test_steps_per_execution_changes_no_number(name):
     def trained(count):
@@ -142,6 +146,7 @@ def test_steps_per_execution_changes_no_number(name):
         np.testing.assert_allclose(weight, expected, atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("as_dataset", [False, True])
 @pytest.mark.parametrize("name", ["autoencoder", "classifier"])
 def test_weights_of_images_scale_their_gradients(name, as_dataset):
@@ -163,6 +168,7 @@ def test_weights_of_images_scale_their_gradients(name, as_dataset):
         np.testing.assert_allclose(weight, other, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_weights_of_classes():
     model, before = compiled("autoencoder"), None
     with pytest.raises(ValueError, match="`class_weight`"):
@@ -174,6 +180,7 @@ def test_weights_of_classes():
         np.testing.assert_array_equal(weight, expected)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("as_one", [False, True])
 def test_a_classifier_is_trained_in_parts_as_in_one(as_one):
     """Images dropped by drop path, weights of images and metrics are those of the whole batch."""

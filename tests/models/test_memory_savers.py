@@ -40,6 +40,7 @@ def assert_same(one, other, tolerance=1e-5):
         np.testing.assert_allclose(weight, expected, atol=tolerance)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("accumulate_steps", "jit_compile"),
     [(2, True), (4, False)],  # 4 does not divide 6: it becomes 6
@@ -49,6 +50,7 @@ def test_accumulated_step_is_that_of_the_large_batch(accumulate_steps, jit_compi
     assert_same(parts, plain())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("jit_compile", [False, True])
 def test_all_of_it_on_two_replicas_is_one_device(replicas, jit_compile):
     data = tf.data.Dataset.from_tensor_slices(images(8)).batch(8, drop_remainder=True).repeat()
@@ -65,11 +67,13 @@ def test_all_of_it_on_two_replicas_is_one_device(replicas, jit_compile):
     assert_same((losses, model.get_weights()), plain(batch=8))
 
 
+@pytest.mark.slow
 def test_accumulation_with_schedule_and_recomputing():
     options = {"jit_compile": False, "model_options": SCHEDULE}
     assert_same(trained(accumulate_steps=3, recompute=True, **options), trained(**options))
 
 
+@pytest.mark.slow
 def test_accumulation_of_batches_of_unknown_size():
     def data():
         return tf.data.Dataset.from_tensor_slices(images(7)).batch(7)
@@ -108,6 +112,7 @@ def test_parts_are_small_and_their_mean_counts_rows(rows, known):
     assert max(sizes) <= -(-rows // 3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("attention", "jit_compile"), [("self", True), ("cross", False), ("masked", False)]
 )
@@ -116,6 +121,7 @@ def test_recomputing_changes_no_number(attention, jit_compile):
     assert_same(trained(recompute=True, **options), plain(attention=attention))
 
 
+@pytest.mark.slow
 def test_recomputing_runs_the_blocks_again():
     def softmaxes(recompute):
         model = tiny()

@@ -9,6 +9,7 @@ from tiny import images, shake, tiny
 MIXED = ["mixed_bfloat16", "mixed_float16"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["float32", *MIXED])
 def test_loss_falls_and_stays_finite(dtype, tmp_path):
     model = tiny(num_layers=1, decoder_num_layers=1, masking="grid", dtype=dtype)
@@ -28,6 +29,7 @@ def test_loss_falls_and_stays_finite(dtype, tmp_path):
     assert float(loaded.compute_loss(x=images())) == float(model.compute_loss(x=images()))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", MIXED)
 @pytest.mark.parametrize("norm_pix_loss", [False, True])
 def test_target_pixels_are_not_rounded(dtype, norm_pix_loss):
@@ -53,6 +55,7 @@ def test_loss_does_not_overflow(dtype):
     assert float(loss) == pytest.approx(1e6, rel=0.01)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", MIXED)
 def test_loss_is_near_that_of_float32(dtype):
     reference = shake(tiny())

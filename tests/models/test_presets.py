@@ -38,6 +38,7 @@ def count(weights):
     return sum(int(np.prod(weight.shape)) for weight in weights)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", keras_mae.list_presets())
 def test_parameter_counts(name):
     # Variables made in such a scope know their shapes and hold no memory.

@@ -10,6 +10,7 @@ from keras_mae.models import normalize_patches
 from keras_mae.models.reconstruction import restore_pixels
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("norm_pix_loss", [False, True])
 @pytest.mark.parametrize("masking", ["random", "block", "grid"])
 def test_the_dictionary(masking, norm_pix_loss):

@@ -133,3 +133,12 @@ def test_two_workers_fine_tune_as_one_device(forks, tmp_path):
     for x, y in zip(*(model.variables for model in models), strict=True):
         if not x.path.endswith("query_key_value/bias"):  # a key's is rounding, blown up by Adam
             np.testing.assert_allclose(x, y, atol=1e-5, err_msg=x.path)
+
+
+def test_a_probe_that_several_workers_cannot_train_is_refused(forks, tmp_path):
+    command = [SCRIPTS / "finetune.py", "--protocol=linear", "--strategy=multi_worker"]
+    command += ["--train_examples=40", f"--output_dir={tmp_path}/run"]
+    with Cluster(forks, command, command) as cluster:
+        for status, _, errors in cluster.ended():
+            assert status == 1 and "error: --strategy" in errors, errors[-3000:]
+    assert not (tmp_path / "run").exists()
