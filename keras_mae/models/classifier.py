@@ -9,12 +9,8 @@ from keras_mae.layers.arguments import check_positive_int, pair
 from keras_mae.layers.pooling import check_pooling, pool_tokens, pooled_dim
 from keras_mae.models.encoder import check_last_blocks
 from keras_mae.models.openers import open_encoder
-<<<<<<< HEAD
-from keras_mae.models.steps import TrainedInParts
-from keras_mae.types import AnyPath, Shape, Size, Tensor
-=======
 from keras_mae.models.steps import TrainedInParts, logs_for_keras
->>>>>>> tests
+from keras_mae.types import AnyPath, Shape, Size, Tensor
 
 HEAD_NORMS = ("auto", "layer", "batch", None)
 
