@@ -166,9 +166,9 @@ def test_a_probe_is_trained_on_views_of_each_image(autoencoder, path, tmp_path):
 @pytest.mark.parametrize(
     "blocks, trained",
     [
-        (0, ()),
+        pytest.param(0, (), marks=pytest.mark.slow),
         (0.5, ("encoder.blocks.1.mlp_norm.", "encoder.blocks.1.mlp.")),
-        (1, ("encoder.blocks.1.",)),
+        pytest.param(1, ("encoder.blocks.1.",), marks=pytest.mark.slow),
     ],
 )
 def test_partial_changes_exactly_the_named_blocks(run, autoencoder, tmp_path, blocks, trained):
@@ -447,6 +447,7 @@ def test_a_probe_on_two_replicas(run, replicas, monkeypatch):
     assert run("two", **settings)["top1"] == pytest.approx(alone["top1"], abs=0.02)
 
 
+@pytest.mark.slow
 def test_early_stopping_and_a_users_callback(run):
     class Count(keras.callbacks.Callback):
         batches = 0

@@ -8,7 +8,7 @@ import tensorflow as tf
 from keras_mae import MaskedAutoencoder
 from keras_mae.data import eval_dataset, load_source, pretrain_dataset
 
-pytestmark = pytest.mark.runs
+pytestmark = [pytest.mark.runs, pytest.mark.slow]
 
 
 def test_one_compilation_serves_all_steps_and_one_all_of_an_evaluation():
