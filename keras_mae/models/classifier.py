@@ -211,5 +211,5 @@ class ViTClassifier(TrainedInParts):
             self._loss_tracker.update_state(loss, sample_weight=tf.shape(x)[0])
             return logs_for_keras(self.compute_metrics(x, y, outputs, sample_weight))
 
-        def test_step(self, data):
+        def test_step(self, data: Any) -> dict[str, Tensor]:
             return logs_for_keras(super().test_step(data))

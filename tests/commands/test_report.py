@@ -104,6 +104,7 @@ def test_the_whole_comparison_for_each_seed(whole, encoder):
     }
 
 
+@pytest.mark.slow
 def test_the_page_says_what_is_not_better_than_raw_pixels(whole):
     _, summary, directory = whole
     text = (directory / "report.md").read_text()

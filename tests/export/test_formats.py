@@ -43,7 +43,7 @@ def test_options_and_runners_are_read_without_keras_and_tensorflow():
     code = f"""
 import runpy, importlib, sys
 runpy.run_path({compare.__file__!r})["hide_library"]()
-for name in {["command", "card", *(f"formats.{name}" for name in NAMES)]}:
+for name in {["card", *(f"formats.{name}" for name in NAMES)]}:
     importlib.import_module("keras_mae.export." + name)
 heavy = {{"keras", "tensorflow", "onnx", "onnxruntime", "tf2onnx", "ai_edge_litert"}}
 print(sorted(name for name in heavy if sys.modules.get(name) is not None))

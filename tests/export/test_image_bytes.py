@@ -83,6 +83,7 @@ def test_pixels_are_those_of_the_evaluation_pipeline(tmp_path, size):
     np.testing.assert_allclose(got, 255 * wanted, atol=1e-3)
 
 
+@pytest.mark.slow
 def test_exif_rotation_is_ignored(decode):
     exif = Image.Exif()
     exif[0x0112] = 6

@@ -54,6 +54,7 @@ def test_float32_in_a_new_process(trained, path):
     assert found["operators"]["MatMul"] == 1 + 8 * LAYERS
 
 
+@pytest.mark.slow
 def test_what_a_session_fuses(path):
     found = card_of(path)
     # All norms: before attention and the MLP of each block, and the last, whose sum nothing else

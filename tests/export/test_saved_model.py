@@ -85,6 +85,7 @@ def test_signatures_give_the_models_outputs(loaded, model, count):
     assert largest_difference(feature_map, {"feature_map": rows}) < BOUND
 
 
+@pytest.mark.slow
 def test_files_of_any_size_are_cut_as_the_evaluation_pipeline_does(loaded, model):
     large = keras.ops.image.resize(digits(3).astype("float32"), (45, 33))
     large = np.clip(np.asarray(large), 0, 255).astype("uint8")

@@ -166,6 +166,7 @@ def test_fifty_steps(tmp_path, norm_pix_loss):
     np.testing.assert_allclose(found, expected, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_position_tables():
     theirs = oracle.make_oracle(oracle.mae_config(**oracle.TINY))
     ours = MaskedAutoencoder.from_preset("mae_vit_tiny_patch16")

@@ -59,6 +59,7 @@ def test_a_lambda_in_an_archive_does_not_run(tmp_path):
         load_pretrained(path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["lambda", "function of a module"])
 def test_an_archive_of_ours_with_a_foreign_part_is_refused(kind, tmp_path):
     victim, path, forged = tmp_path / "ran", tmp_path / "x.keras", tmp_path / "forged.keras"

@@ -98,6 +98,7 @@ def test_the_encoder_given_never_changes(encoder):
         np.testing.assert_array_equal(value, before[name])
 
 
+@pytest.mark.slow
 def test_a_frozen_encoder_runs_without_drop_path(encoder):
     model = ViTClassifier(encoder, 3, drop_path=0.9, trainable_blocks=0)
     np.testing.assert_array_equal(model(IMAGES, training=True), model(IMAGES))
@@ -107,6 +108,7 @@ def test_a_frozen_encoder_runs_without_drop_path(encoder):
     assert np.abs(model.encoder(IMAGES, training=True) - model.encoder(IMAGES)).max() > 0.1
 
 
+@pytest.mark.slow
 def test_drop_path_is_seeded_and_goes_on_where_it_was_saved(encoder, tmp_path):
     def dropping(seed):
         model = ViTClassifier(encoder, 3, drop_path=0.9, seed=seed)

@@ -45,6 +45,7 @@ def test_target_pixels_are_not_rounded(dtype, norm_pix_loss):
     np.testing.assert_array_equal(target, reference)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", MIXED)
 def test_loss_does_not_overflow(dtype):
     """Errors of 1,000: their squares are above 65,504, the greatest number of float16."""

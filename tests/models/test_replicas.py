@@ -30,6 +30,7 @@ def recorded(model):
     return masks
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("attention", ["self", "cross"])
 def test_two_replicas_train_as_one_device_does(replicas, attention):
     data = tf.data.Dataset.from_tensor_slices(images(12)).batch(4, drop_remainder=True)
@@ -57,6 +58,7 @@ def test_two_replicas_train_as_one_device_does(replicas, attention):
     )
 
 
+@pytest.mark.slow
 def test_a_replica_without_an_image_does_no_harm(replicas):
     data = tf.data.Dataset.from_tensor_slices(images(5)).batch(4)  # the last batch: one image
     with replicas.scope():
@@ -65,6 +67,7 @@ def test_a_replica_without_an_image_does_no_harm(replicas):
     assert all(np.isfinite(weight).all() for weight in model.get_weights())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("count", [3, 1])
 @pytest.mark.parametrize("kind", ["autoencoder", "classifier"])
 def test_unequal_shares_train_as_one_device_does(replicas, kind, count):

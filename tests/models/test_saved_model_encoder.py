@@ -42,6 +42,7 @@ def compiled(model):
     return model
 
 
+@pytest.mark.slow
 def test_tokens_are_the_encoders(encoder, exported):
     loaded = SavedModelEncoder(exported, **STATISTICS)
     np.testing.assert_allclose(loaded(IMAGES), encoder(IMAGES), atol=1e-5)
@@ -69,6 +70,7 @@ def test_the_card_says_what_the_graph_does_not(exported):
         load_encoder(exported)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("blocks", [None, 0])
 def test_it_is_trained_or_frozen_and_saved(exported, blocks, tmp_path):
     source = SavedModelEncoder(exported, **STATISTICS)

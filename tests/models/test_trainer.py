@@ -33,11 +33,13 @@ def compiled(model, run_eagerly=True):
     return model
 
 
+@pytest.mark.slow
 def test_loss_falls():
     losses = steps(compiled(tiny(masking="grid"), run_eagerly=False), count=40)
     assert np.mean(losses[-5:]) < 0.8 * np.mean(losses[:5])
 
 
+@pytest.mark.slow
 def test_a_step_equals_one_by_hand():
     model = shake(tiny())
     before = [w.numpy() for w in model.trainable_variables]
@@ -88,6 +90,7 @@ def test_mean_loss_of_uneven_batches_counts_images():
     assert whole == pytest.approx((4 * four + 2 * two) / 6, rel=1e-5)
 
 
+@pytest.mark.slow
 def test_saved_and_loaded_model_goes_on_as_if_never_stopped(tmp_path):
     straight = compiled(tiny(seed=7))
     straight.save(tmp_path / "start.keras")
@@ -112,6 +115,7 @@ def test_weights_alone_carry_the_state_too(tmp_path):
     assert other.seed_generator.state.numpy().tolist() == [0, 3]
 
 
+@pytest.mark.slow
 def test_schedule_of_the_mask_ratio():
     """The number kept at each step, and not one trace more than for a fixed ratio."""
     schedule = MaskRatioSchedule(0.25, 0.75, total_steps=6, num_levels=3)
@@ -172,6 +176,7 @@ WRONG = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("feed", FEEDS)
 @pytest.mark.parametrize("wrong", WRONG)
 def test_images_that_do_not_fit_stop_fit_before_any_step(feed, wrong):
@@ -206,6 +211,7 @@ def test_checking_a_generator_loses_no_batch():
     assert model.optimizer.iterations == 3
 
 
+@pytest.mark.slow
 def test_nothing_is_traced_again_after_the_first_step():
     """Not for another epoch, another call of `fit`, or a schedule's other ratios."""
     schedule = MaskRatioSchedule(0.5, 0.75, total_steps=8)

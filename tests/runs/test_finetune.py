@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from keras_mae import MaskedAutoencoder, ViTEncoder, save_pretrained
-from keras_mae.data import load_source
+from keras_mae.data import eval_dataset, load_source
 from keras_mae.data.finetune import balanced_subset, finetune_dataset
 from keras_mae.models import ViTClassifier
 from keras_mae.models.weights import get_weights
@@ -81,6 +81,7 @@ def finished(path, tmp_path_factory):
     return run_in(**arguments), arguments
 
 
+@pytest.mark.slow
 def test_a_run_leaves_all_that_was_promised(finished):
     results, arguments = finished
     directory = arguments["directory"]
@@ -121,6 +122,7 @@ class ThroughTheEncoder(Classify):
     on_features = property(lambda self: False, lambda self, value: None)
 
 
+@pytest.mark.slow
 def test_the_linear_probe_changes_not_one_bit_of_the_encoder(run, autoencoder, path, tmp_path):
     """Neither on features that are computed once nor through the encoder, to the same end."""
     settings = {"protocol": "linear", "steps": 60, "base_learning_rate": 60.0}
@@ -144,8 +146,9 @@ def test_the_linear_probe_changes_not_one_bit_of_the_encoder(run, autoencoder, p
     np.testing.assert_allclose(kernels[1], kernels[0], atol=1e-3 * np.abs(kernels[0]).max())
 
 
+@pytest.mark.slow
 def test_a_probe_is_trained_on_views_of_each_image(autoencoder, path, tmp_path):
-    """They are the images of as many epochs of augmentation, each with its label."""
+    """They are each image as it is evaluated, then the images of six epochs of augmentation."""
     settings = {"protocol": "linear", "feature_views": 7, "steps": 3}
     settings.update(pooling="mean", pooled_blocks=2)
     probe = Classify(settings_in(tmp_path / "run", encoder=path, **settings))
@@ -154,8 +157,11 @@ def test_a_probe_is_trained_on_views_of_each_image(autoencoder, path, tmp_path):
     stream = finetune_dataset(
         few, image_size=28, batch_size=60, mean=SOURCE.mean, std=SOURCE.std, num_classes=10
     )
-    epochs = [tuple(map(np.asarray, batch)) for batch in stream.take(7)]
-    labels = np.concatenate([labels.argmax(1) for _, labels in epochs])
+    pixels = {"image_size": 28, "batch_size": 60, "mean": SOURCE.mean, "std": SOURCE.std}
+    epochs = [tuple(map(np.asarray, batch)) for batch in stream.take(6)]
+    epochs = [(images, labels.argmax(1)) for images, labels in epochs]
+    epochs[:0] = [tuple(map(np.asarray, batch)) for batch in eval_dataset(few, **pixels)]
+    labels = np.concatenate([labels for _, labels in epochs])
     encoder = autoencoder.encoder
     tokens = np.concatenate([encoder(images, last_blocks=2) for images, _ in epochs])
     np.testing.assert_array_equal(probe.labels, labels)
@@ -181,6 +187,7 @@ def test_partial_changes_exactly_the_named_blocks(run, autoencoder, tmp_path, bl
         assert changed == name.startswith(trained), name
 
 
+@pytest.mark.slow
 def test_neighbours_need_no_training(run, tmp_path):
     results = run(protocol="knn", knn=[3, 1], train_examples=300)
     assert set(results["knn"]) == {"3", "1"} and results["top1"] == results["knn"]["3"]
@@ -188,6 +195,7 @@ def test_neighbours_need_no_training(run, tmp_path):
     assert not (tmp_path / "run" / "model.keras").exists()
 
 
+@pytest.mark.slow
 def test_scratch_has_the_architecture_and_none_of_the_weights(run, autoencoder, tmp_path):
     run(protocol="scratch", steps=1, base_learning_rate=1e-9)
     model = keras.models.load_model(tmp_path / "run" / "model.keras")
@@ -308,6 +316,7 @@ def test_the_averaged_weights_are_validated_and_saved(run, tmp_path):
     assert results["val_curve"] == [pytest.approx(results["top1"])]
 
 
+@pytest.mark.slow
 def test_a_run_that_has_ended_is_shown_and_another_is_refused(finished, capsys):
     results, arguments = finished
     assert run_in(**arguments) == results
@@ -364,6 +373,7 @@ def test_labels_that_do_not_fit_are_named_before_training(num_classes, labels, h
     assert check_labels(Labelled(3, [0, 1, 2]), 5) == 5
 
 
+@pytest.mark.slow
 def test_what_does_not_fit_leaves_no_directory(run, tmp_path):
     three = ViTEncoder(image_size=28, patch_size=7, hidden_dim=8, num_layers=1, num_heads=2)
     three.save(tmp_path / "three.keras")
@@ -382,6 +392,7 @@ def test_what_does_not_fit_leaves_no_directory(run, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_numbers_of_neighbours_above_the_images_are_left_out_unless_given(run):
     assert set(run(protocol="knn")["knn"]) == {"20", "1", "5", "10", "50"}
 
@@ -418,6 +429,7 @@ def plain(path, autoencoder, tmp_path_factory):
     return small_updates(directory, get_weights(autoencoder.encoder))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("settings", [{"accumulate_steps": 4, "recompute": True}])
 def test_what_saves_memory_changes_no_update(run, plain, autoencoder, tmp_path, settings):
     run(**PLAIN, **settings)
@@ -462,6 +474,7 @@ def test_early_stopping_and_a_users_callback(run):
     assert len(results["val_curve"]) == 3
 
 
+@pytest.mark.slow
 def test_more_outputs_than_classes_and_another_image_size(run, tmp_path):
     run(num_classes=12, image_size=[14, 21], steps=1)
     model = keras.models.load_model(tmp_path / "run" / "model.keras")

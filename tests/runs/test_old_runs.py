@@ -69,6 +69,7 @@ def test_it_has_ended_for_the_same_settings(old_run, capsys):
     assert {path: path.stat().st_mtime_ns for path in old_run.rglob("*")} == files
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name, settings, was, now",
     [
@@ -83,6 +84,7 @@ def test_another_run_is_refused_with_both_values(old_run, name, settings, was, n
         go_on(old_run, **settings)
 
 
+@pytest.mark.slow
 def test_cut_back_to_its_first_checkpoint_it_goes_on_to_its_end(old_run, no_figures, capsys):
     for name in ("results.json", "mae.keras", "encoder.keras"):
         (old_run / name).unlink()

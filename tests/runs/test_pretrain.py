@@ -24,6 +24,7 @@ def run(small_preset, tmp_path_factory):
     return directory, pretrain(settings)
 
 
+@pytest.mark.slow
 def test_the_output_directory_is_whole(run):
     directory, _ = run
     files = {str(p.relative_to(directory)) for p in directory.rglob("*") if p.is_file()}

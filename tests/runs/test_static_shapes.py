@@ -11,6 +11,7 @@ from keras_mae.data import eval_dataset, load_source, pretrain_dataset
 pytestmark = [pytest.mark.runs, pytest.mark.slow]
 
 
+@pytest.mark.slow
 def test_one_compilation_serves_all_steps_and_one_all_of_an_evaluation():
     source = load_source("mnist5k")
     model = MaskedAutoencoder(

@@ -141,6 +141,7 @@ def test_a_run_leaves_its_files_and_its_results(tmp_path, capsys):
     assert not list((tmp_path / "run").rglob(".*"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("step", [2, 4, 7, 11])
 @pytest.mark.parametrize("settings", [{}, {"ema": 0.75}], ids=["plain", "ema"])
 def test_a_run_that_was_cut_ends_as_one_that_was_not(tmp_path, step, settings):

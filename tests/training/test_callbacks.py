@@ -93,6 +93,7 @@ def test_without_a_terminal_progress_is_a_line_an_epoch(tmp_path, capsys, monkey
     assert first[5].endswith(" left") and len(last) == 5  # nothing is left
 
 
+@pytest.mark.slow
 def test_of_short_epochs_one_a_second_is_shown_and_the_last(tmp_path, capsys, monkeypatch):
     clock = iter(np.arange(0, 1000, 1 / 32))  # read some ten times an epoch
     monkeypatch.setattr("keras_mae.training.callbacks.time.perf_counter", lambda: next(clock))

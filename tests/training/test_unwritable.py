@@ -59,6 +59,7 @@ class Fails(Task):
         raise self.error
 
 
+@pytest.mark.slow
 def test_other_files_of_a_run_name_the_directory(tmp_path):
     full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     with pytest.raises(CheckpointError, match=str(tmp_path / "run")):
