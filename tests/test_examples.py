@@ -22,6 +22,7 @@ def example():
     return module
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mask_ratio", [0.75, 0.5])
 def test_its_loss_is_the_librarys(example, mask_ratio):
     """Equal weights, images and noise; the decoder alone puts tokens in another order."""

@@ -50,6 +50,7 @@ def test_together_the_shards_are_the_whole_and_what_fills_up_weighs_nothing(coun
     assert not images[count:].any()
 
 
+@pytest.mark.slow
 def test_a_broken_image_keeps_its_place_and_weighs_nothing(tmp_path):
     rng = np.random.default_rng(0)
     for i in range(7):

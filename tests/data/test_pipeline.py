@@ -172,6 +172,7 @@ def test_late_steps_start_at_once(mnist):
     assert take(mnist, 1, image_size=28, batch_size=4096, start_step=10**9)[0].shape[0] == 4096
 
 
+@pytest.mark.slow
 def test_crop_decodes_and_resizes_the_box(tmp_path, picture):
     """The same box from the file and from memory: decode-and-crop is decode, then crop."""
     picture(120, 160).save(tmp_path / "a.jpg", quality=95)

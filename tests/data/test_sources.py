@@ -182,6 +182,7 @@ def test_typical_size_looks_at_a_sample(make_folder):
     assert read[10:] != first
 
 
+@pytest.mark.slow
 def test_typical_size_of_photos_is_that_of_their_windows():
     source = load_source("photos")
     side = int(np.median(source.windows()[:, 2]))

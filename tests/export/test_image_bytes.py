@@ -91,6 +91,7 @@ def test_exif_rotation_is_ignored(decode):
     assert decode(turned).shape[:2] == (61, 47) == read_with_pillow(turned).shape[1::-1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "data, message",
     [

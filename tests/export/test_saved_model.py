@@ -103,11 +103,13 @@ def test_files_of_any_size_are_cut_as_the_evaluation_pipeline_does(loaded, model
     assert np.abs(got["tokens"] - np.asarray(model(images))).max() < BOUND
 
 
+@pytest.mark.slow
 def test_each_variable_is_written_once(path, model):
     size = (path / "variables" / "variables.data-00000-of-00001").stat().st_size
     assert size < 4 * model.count_params() + 20_000
 
 
+@pytest.mark.slow
 def test_features_for_a_probe_are_those_of_the_keras_encoder(loaded, model):
     source = load_source("mnist5k").subset(np.arange(0, 5000, 25))
     data = eval_dataset(source, image_size=28, batch_size=100, mean=model.mean, std=model.std)

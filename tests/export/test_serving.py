@@ -86,6 +86,7 @@ def test_the_output_filter(model):
         model.predict(request)
 
 
+@pytest.mark.slow
 def test_serve_check_finds_nothing_wrong_with_ours(path):
     lines = []
     assert serve_check(path, lines.append) == []

@@ -272,6 +272,7 @@ def test_weights_into_a_model(theirs, tmp_path, caplog):
     np.testing.assert_array_equal(encoder.class_token, weights["encoder.class_token"])
 
 
+@pytest.mark.slow
 def test_other_heads_than_the_checkpoint_says_raise(theirs, tmp_path):
     theirs.save_pretrained(tmp_path)
     model = MaskedAutoencoder.from_preset("mae_vit_mini_patch4", channels=3, num_heads=4)

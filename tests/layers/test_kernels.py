@@ -81,6 +81,7 @@ def test_the_gradient_is_that_of_automatic_differentiation(name, compiled):
         np.testing.assert_allclose(value, other, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FUNCTIONS)
 def test_the_gradient_is_the_slope(name):
     """Along a random direction, by central differences: no shared formula can hide a mistake."""
@@ -158,6 +159,7 @@ def test_less_is_kept_for_the_gradient(monkeypatch):
     assert by_hand < 0.4 * kept()
 
 
+@pytest.mark.slow
 def test_what_is_computed_again_is_not_kept_after_all():
     """TensorFlow computes what is there twice but once, and keeps it, unless it is kept from it."""
 

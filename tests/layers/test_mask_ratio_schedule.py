@@ -20,6 +20,7 @@ def test_levels_by_hand():
     assert levels(schedule, 11) == [0, 0, 1, 1, 2, 2, 3, 3, 3, 3, 3]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("num_levels", [2, 3, 7])
 @pytest.mark.parametrize("total_steps", [2, 10, 49, 111])
 def test_levels_divide_the_steps_evenly(num_levels, total_steps):

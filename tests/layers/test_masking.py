@@ -92,6 +92,7 @@ def test_random_is_uniform_over_patches():
     np.testing.assert_allclose(kept.mean(axis=0), 0.25, atol=5 * error)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("masking", STRATEGIES)
 def test_same_noise_same_mask_in_every_mode(masking):
     layer = PatchMasking((14, 14), masking, 0.75)

@@ -85,6 +85,7 @@ def test_accumulation_of_batches_of_unknown_size():
         trained(data=data(), steps=1, accumulate_steps=3, jit_compile=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rows", [8, 7, 1])
 @pytest.mark.parametrize("known", [True, False])
 def test_parts_are_small_and_their_mean_counts_rows(rows, known):
@@ -135,6 +136,7 @@ def test_recomputing_runs_the_blocks_again():
     assert (softmaxes(False), softmaxes(True)) == (8, 12)
 
 
+@pytest.mark.slow
 def test_models_are_saved_with_both(tmp_path):
     model = tiny(num_layers=1, decoder_num_layers=1)
     model.compile(keras.optimizers.SGD(0.1), accumulate_steps=2, recompute=True)

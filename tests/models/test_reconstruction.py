@@ -87,6 +87,7 @@ def test_a_broken_prediction_stays_in_the_hidden_patches():
     np.testing.assert_array_equal(np.asarray(result["reconstruction"])[visible], x[visible])
 
 
+@pytest.mark.slow
 def test_mixed_precision_gives_float32_and_the_same_mask():
     # Numbers that are all the same in half precision.
     numbers = np.stack([np.random.default_rng(i).permutation(N) for i in range(4)])

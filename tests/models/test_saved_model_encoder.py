@@ -50,6 +50,7 @@ def test_tokens_are_the_encoders(encoder, exported):
     assert (loaded.mean, loaded.std) == ((0.1, 0.2), (0.3, 0.4))
 
 
+@pytest.mark.slow
 def test_the_newest_version_is_taken(exported):
     assert saved_model_path(exported) == exported / "2" == saved_model_path(exported / "2")
     assert saved_model_path(exported.parent) is None
@@ -105,6 +106,7 @@ def test_decay_leaves_vectors_and_the_class_token_alone(exported):
     assert set(layer_rate_scales(model, 1.0)) == {1.0}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "arguments, message",
     [

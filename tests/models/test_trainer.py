@@ -54,6 +54,7 @@ def test_a_step_equals_one_by_hand():
         np.testing.assert_allclose(weight, start - 0.1 * gradient, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_each_step_has_a_mask_of_its_own_and_a_seed_repeats_them():
     def losses(seed):
         keras.utils.set_random_seed(0)
@@ -74,6 +75,7 @@ def test_evaluation_repeats_its_masks_and_leaves_training_alone():
     assert model.seed_generator.state.numpy().tolist() == [0, 1]
 
 
+@pytest.mark.slow
 def test_validation_in_fit_is_evaluate():
     model = compiled(tiny())
     history = model.fit(images(), validation_data=(images(4, seed=9), None), verbose=0).history
@@ -197,6 +199,7 @@ def test_validation_images_are_checked_too():
         model.fit(images(), validation_data=(images() * 255, np.zeros(4)), verbose=0)
 
 
+@pytest.mark.slow
 def test_checking_a_generator_loses_no_batch():
     model = compiled(tiny())
     seen = []

@@ -20,6 +20,7 @@ SMALL = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("attention", ["self", "masked", "cross"])
 def test_every_weight_has_one_name(attention):
     model = MaskedAutoencoder(**SMALL, decoder_attention=attention)

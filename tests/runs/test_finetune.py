@@ -325,6 +325,7 @@ def test_a_run_that_has_ended_is_shown_and_another_is_refused(finished, capsys):
         run_in(**arguments, mixup=0.5)
 
 
+@pytest.mark.slow
 def test_a_dry_run_prints_each_rate_and_writes_nothing(run, tmp_path, capsys):
     assert run(layer_decay=0.5, batch_size=32, base_learning_rate=0.08, dry_run=True) == {}
     lines = capsys.readouterr().out.splitlines()

@@ -42,6 +42,7 @@ def go_on(directory, **settings):
     return pretrain(PretrainSettings(output_dir=str(directory), **{**SETTINGS, **settings}))
 
 
+@pytest.mark.slow
 def test_its_models_open():
     mae = keras.models.load_model(RUN / "mae.keras")
     encoder = keras.models.load_model(RUN / "encoder.keras")

@@ -41,6 +41,7 @@ def test_the_output_directory_is_whole(run):
     assert not [name for name in files if name.startswith(".")]
 
 
+@pytest.mark.slow
 def test_config_says_all_that_fixes_the_run(run):
     """Complete settings: a recipe may change, and the run is what it was."""
     config = json.loads((run[0] / "config.json").read_text())
@@ -74,6 +75,7 @@ def test_results_compare_three_sets_of_features(run):
     assert accuracy["raw pixels"]["knn"] > 0.6  # 100 digits are enough for that
 
 
+@pytest.mark.slow
 def test_encoder_saved_model_and_autoencoder_agree(run):
     directory, _ = run
     mae = keras.models.load_model(directory / "mae.keras")
@@ -86,6 +88,7 @@ def test_encoder_saved_model_and_autoencoder_agree(run):
     np.testing.assert_allclose(served.serve(images), encoder(images), atol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_run_that_has_ended_is_shown_again_and_other_settings_are_refused(run, capsys):
     directory, results = run
     same = {**SHORT, "output_dir": str(directory)}

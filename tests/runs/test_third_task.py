@@ -152,6 +152,7 @@ def test_a_run_that_was_cut_ends_as_one_that_was_not(tmp_path, step, settings):
     assert_same_end(tmp_path / "whole", tmp_path / "cut")
 
 
+@pytest.mark.slow
 def test_a_signal_ends_a_run_after_the_step_and_it_goes_on(tmp_path):
     class Signal(keras.callbacks.Callback):
         def on_train_batch_end(self, batch, logs=None):
@@ -168,6 +169,7 @@ def test_a_signal_ends_a_run_after_the_step_and_it_goes_on(tmp_path):
     assert_same_end(tmp_path / "whole", tmp_path / "cut")
 
 
+@pytest.mark.slow
 def test_a_run_that_has_ended_is_shown_and_another_is_refused(tmp_path, capsys):
     results = start(tmp_path / "run")
     capsys.readouterr()
@@ -201,6 +203,7 @@ def test_averaged_weights_are_validated_and_kept(tmp_path):
 STILL = {"base_learning_rate": 1e-30, "steps": 40}  # a loss that never falls
 
 
+@pytest.mark.slow
 def test_early_stopping_ends_a_run_that_does_not_get_better(tmp_path, capsys):
     results = start(tmp_path / "whole", early_stopping=2, checkpoint_steps=3, keep=9, **STILL)
     assert results["stopped_early_at_step"] == 3 * STEPS_PER_EPOCH  # the first, and two more
@@ -262,6 +265,7 @@ def test_a_users_callback_ends_a_run_and_restores_the_best_weights(tmp_path, cap
     assert "has ended" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_tensorboard_has_the_curves_once_after_a_cut(tmp_path):
     pytest.importorskip("tensorboard")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -304,6 +308,7 @@ def test_a_step_that_does_not_fit_names_the_batch(tmp_path):
         start(tmp_path / "run", [Large()])
 
 
+@pytest.mark.slow
 def test_two_replicas_train_as_one_device(replicas, tmp_path, monkeypatch):
     start(tmp_path / "one", dropout=0.0)
     monkeypatch.setattr(loop, "make_strategy", lambda *_: replicas)

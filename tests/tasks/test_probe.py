@@ -14,6 +14,7 @@ def halves(features, labels, first=200):
     return x[:first], labels[:first], x[first:], labels[first:]
 
 
+@pytest.mark.slow
 def test_it_tells_separable_features_from_noise():
     rng = np.random.default_rng(0)
     labels = rng.integers(0, 3, 300)
@@ -23,6 +24,7 @@ def test_it_tells_separable_features_from_noise():
     assert linear_probe(*halves(rng.normal(size=(300, 3)), labels), 3, settings) < 0.6
 
 
+@pytest.mark.slow
 def test_it_is_fixed_by_its_seed_and_leaves_the_callers_random_state_alone():
     rng = np.random.default_rng(1)
     data = halves(rng.normal(size=(80, 6)), rng.integers(0, 4, 80), 60)

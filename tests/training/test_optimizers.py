@@ -52,6 +52,7 @@ def test_zero_gradients_decay_matrices_only(mae):
         np.testing.assert_allclose(np.array(variable), old * factor, rtol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["float32", "mixed_float16"])
 def test_a_loaded_model_decays_as_before(mae, tmp_path, dtype):
     mae = keras_mae.MaskedAutoencoder.from_config({**mae.get_config(), "dtype": dtype})
