@@ -34,6 +34,7 @@ from keras_mae.evaluation.knn import knn_accuracy  # noqa: E402
 from keras_mae.interop import load_pretrained, save_pretrained  # noqa: E402
 from keras_mae.layers import MaskRatioSchedule  # noqa: E402
 from keras_mae.models import ViTClassifier  # noqa: E402
+from keras_mae.tasks.probe import linear_probe  # noqa: E402
 from keras_mae.training import make_adamw  # noqa: E402
 
 TRAINING = (
@@ -101,9 +102,14 @@ def classified():
         return model, model.fit(x, y, epochs=epochs, shuffle=False, verbose=0).history["loss"]
 
     model, losses = fitted(recompute=True, epochs=20)
-    features, labels = extract_features(model.encoder.predict_on_batch, [(x, y)])
-    pixels, _ = raw_pixels([(x, y)])
+    features, labels = extract_features(
+        lambda x: model.encoder.predict_on_batch(x)[:, 1:].mean(1), [(x, y)]
+    )
+    pixels = raw_pixels(x)
+    # Two clusters of features, which a linear layer tells apart.
+    clusters = np.eye(2, dtype="float32")[np.arange(64) % 2]
     return {
+        "linear_probe": linear_probe(clusters, np.arange(64) % 2, clusters, np.arange(64) % 2, 2),
         "classifier_losses": losses,
         "classifier_losses_kept": fitted(recompute=False, epochs=3)[1],
         "neighbours": [knn_accuracy(f, labels, f, labels, 2, k=1) for f in (features, pixels)],

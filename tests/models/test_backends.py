@@ -48,4 +48,5 @@ def test_a_backend_gives_tensorflows_numbers_and_trains_without_it(name, tmp_pat
     kept = result["classifier_losses_kept"]
     np.testing.assert_allclose(result["classifier_losses"][: len(kept)], kept, rtol=1e-4)
     assert (result["neighbours"] == 1).all()  # each image's nearest neighbour is itself
+    assert result["linear_probe"] == 1
     assert (result["differences"] == 0).all()

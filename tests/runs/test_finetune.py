@@ -229,7 +229,7 @@ def test_the_same_weights_give_the_same_probe_whatever_they_come_from(
             protocol="linear",
             train_examples=200,
             batch_size=50,
-            steps=100,
+            steps=150,
             base_learning_rate=60.0,
         )["top1"]
     assert found[path] > 0.25
