@@ -94,7 +94,7 @@ def headline(summary):
     sentences = []
     for name, other, words in (
         ("fine-tuned", "from scratch", "Fine-tuned"),
-        ("pre-trained, linear probe", "random init, linear probe", "A linear probe"),
+        ("pre-trained, linear probe", "random init, linear probe", "By a linear probe"),
     ):
         if name not in rows:
             continue
