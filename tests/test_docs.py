@@ -137,3 +137,13 @@ def test_every_figure_is_shown():
     """A figure that no page shows would go stale unseen."""
     shown = {Path(target).name for page in PAGES for target in LINK.findall(text_of(page))}
     assert {path.name for path in ROOT.glob("docs/figures/*")} <= shown
+
+
+def test_ci_runs_what_a_newcomer_runs():
+    """The README's second block, command by command, in CI's script."""
+    blocks = re.findall(r"```bash\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    commands = blocks[1].strip().splitlines()
+    script = (ROOT / ".ci" / "run").read_text().splitlines()
+    assert len(commands) == 2 and "pytest" in commands[1]
+    places = [script.index(command) for command in commands]
+    assert places == sorted(places)
