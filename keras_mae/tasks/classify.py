@@ -1,6 +1,7 @@
 """Fine-tuning: from an encoder and labelled images to a classifier and its accuracy."""
 
 import dataclasses
+import os
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -401,6 +402,10 @@ def make_encoder(settings: FinetuneSettings, source: Source) -> ViTEncoder | Sav
         source: a `Source`, whose channels, size and statistics a new one gets.
     """
     if settings.encoder is not None:
+        if not os.path.exists(settings.encoder):
+            raise ValueError(
+                f"`encoder` must be a file or a folder that exists. Received: {settings.encoder!r}"
+            )
         return load_encoder(settings.encoder, source.mean, source.std)
     config = preset_config(settings.preset)
     config = {k: v for k, v in config.items() if not k.startswith("decoder_")}

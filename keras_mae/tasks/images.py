@@ -90,7 +90,7 @@ class ImageTask(Task):
         classes = f", {source.num_classes} classes" if source.num_classes else ""
         channels = {1: "1 channel"}.get(source.channels, f"{source.channels} channels")
         return (
-            f"Images: {source.name}, seen at {seen}, {channels}{classes}; "
+            f"Images: {self.settings.dataset}, seen at {seen}, {channels}{classes}; "
             f"{self.train.num_examples:,} to train on, {self.heldout.num_examples:,} held out."
         )
 

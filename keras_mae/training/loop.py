@@ -270,6 +270,8 @@ class _Run:
         start = time.perf_counter()
         last_step = self._fit(baselines)
         seconds = round(time.perf_counter() - start, 1)
+        if task.writes:
+            self._say("Measuring, and writing the results ...")
         if task.settings.ema and last_step:
             use_averages(task.model)
         early = {"stopped_early_at_step": last_step} if last_step < task.total_steps else {}
