@@ -157,7 +157,9 @@ def test_every_setting_says_what_it_is(cls):
 def test_every_default_fits_its_own_field(cls):
     required = {f.name: "given" for f in dataclasses.fields(cls) if spec_of(f).required}
     own = {"encoder": "given"} if cls is FinetuneSettings else {}
-    cls(**required, **own)
+    settings = cls(**required, **own)  # raises for a value that does not fit
+    for name, default in cls.defaults().items():
+        assert getattr(settings, name) == {**required, **own}.get(name, default), name
 
 
 def test_texts_become_the_settings_types():
