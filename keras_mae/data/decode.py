@@ -241,3 +241,19 @@ def reason_of(error: BaseException) -> str:
     """One line that says why an image could not be read, without its address in memory."""
     text = re.sub(r"<_io\.BytesIO object at 0x\w+>", "its content", str(error))
     return f"{type(error).__name__}: {' '.join(text.split())}"
+
+
+def decode_image(data):
+    from keras_mae.data.decoders.base import Decoded
+
+    with Image.open(io.BytesIO(data)) as image:
+        mode = image.mode
+    return Decoded(read_with_pillow(data, 1 if mode in ("1", "L", "I;16") else 3))
+
+
+def image_facts(file):
+    from keras_mae.data.decoders.base import Facts
+
+    height, width = header_size(file)
+    with Image.open(io.BytesIO(file) if isinstance(file, bytes) else file) as image:
+        return Facts(height, width, 1 if image.mode in ("1", "L", "I;16") else 3, True)
