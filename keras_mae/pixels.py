@@ -66,22 +66,25 @@ def scale_and_offset(
         mean, std: C floats each, of values mapped to [0, 1].
         value_range: (low, high), what is mapped to 0 and 1.
     """
-    scale, offset = exact_scale_and_offset(mean, std, value_range)
-    return scale.astype("float32"), offset.astype("float32")
+    deviation, offset = deviation_and_offset(mean, std, value_range)
+    return (1 / deviation).astype("float32"), offset.astype("float32")
 
 
-def exact_scale_and_offset(
+def deviation_and_offset(
     mean: Sequence[float] | np.ndarray,
     std: Sequence[float] | np.ndarray,
     value_range: Sequence[float] = BYTE_RANGE,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return `scale_and_offset` in float64."""
+    """Return float64 arrays `(C,)` with which `(values - low) / deviation + offset` is normalised.
+
+    See `scale_and_offset`; the deviation is in units of the values.
+    """
     mean, std = np.asarray(mean, "float64"), np.asarray(std, "float64")
     low, high = check_value_range(value_range)
     span = high - low
     # What float32 cannot hold of `low`, which is subtracted in float32.
     rest = (low - float(np.float32(low))) / span
-    return 1 / (span * std), -(mean + rest) / std
+    return span * std, -(mean + rest) / std
 
 
 def normalize(

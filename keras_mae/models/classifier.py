@@ -22,10 +22,12 @@ def check_class_names(class_names: Sequence[str] | None, num_classes: int) -> li
         return None
     is_list = isinstance(class_names, Iterable) and not isinstance(class_names, str)
     names = list(class_names) if is_list else []
-    if len(names) != num_classes or not all(isinstance(name, str) for name in names):
-        received = f"{len(names)} of them" if names else repr(class_names)
+    others = [name for name in names if not isinstance(name, str)]
+    if len(names) != num_classes or others:
+        received = repr(others[0]) if others else f"{len(names)} strings"
         raise ValueError(
-            f"`class_names` must be {num_classes} strings, one for each class. Received: {received}"
+            f"`class_names` must be {num_classes} strings, one for each class. "
+            f"Received: {received if is_list else repr(class_names)}"
         )
     return [str(name) for name in names]
 
@@ -183,7 +185,8 @@ class ViTClassifier(TrainedInParts):
             "trainable_blocks": self.trainable_blocks,
             "image_size": self.image_size,
             "seed": self.seed,
-            "class_names": self.class_names,
+            # A plain list: Keras keeps one of a class of its own.
+            "class_names": None if self.class_names is None else list(self.class_names),
         }
 
     def compile(
