@@ -42,7 +42,7 @@ def pixel_dtype(value_range: Sequence[float]) -> str:
         value_range: (low, high), see `check_value_range`.
     Returns:
         "uint8", "uint16" or "int16": the first that holds the range, where both ends are whole
-        numbers more than 2 apart; else "float32". Ranges such as 0..1 and -1..1 are those of floats.
+        numbers more than 2 apart; else "float32", as for 0..1 and -1..1.
     """
     low, high = check_value_range(value_range)
     if low.is_integer() and high.is_integer() and high - low > 2:

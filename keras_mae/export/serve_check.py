@@ -138,9 +138,8 @@ def _requests(model, signatures, image):
 def _value_range(path):
     """Return the range that a SavedModel's card tells, or that of pixels 0-255."""
     card = Path(path, CARD)
-    return (
-        json.loads(card.read_text()).get("value_range", BYTE_RANGE) if card.exists() else BYTE_RANGE
-    )
+    facts = json.loads(card.read_text()) if card.exists() else {}
+    return facts.get("value_range", BYTE_RANGE)
 
 
 def _image(signatures, value_range):

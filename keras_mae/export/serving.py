@@ -282,10 +282,10 @@ docker run --rm -p {GRPC_PORT}:{GRPC_PORT} -p {REST_PORT}:{REST_PORT} \\
 curl http://localhost:{REST_PORT}/v1/models/{name}
 curl http://localhost:{REST_PORT}/v1/models/{name}/metadata
 """
-    if "serving_bytes" not in read_signatures(path):
-        return commands
-    return f"""\
-{commands}printf '{{"signature_name": "serving_bytes", "instances": [{{"image_bytes": {{"b64": "%s"}}}}]}}' \\
+    if "serving_bytes" in read_signatures(path):
+        commands += f"""\
+printf '{{"signature_name": "serving_bytes", "instances": [{{"image_bytes": {{"b64": "%s"}}}}]}}' \\
     "$(base64 < image.jpg | tr -d '\\n')" |
     curl -d @- http://localhost:{REST_PORT}/v1/models/{name}:predict
 """
+    return commands
