@@ -115,7 +115,8 @@ def check_bands(bands: Sequence[int] | None, channels: int) -> tuple[int, ...]:
     if bands is None:
         return (1, 2, 3) if channels >= 3 else (1,)
     chosen = tuple(bands) if isinstance(bands, Sequence) else ()
-    if len(chosen) not in (1, 3) or not all(band in range(1, channels + 1) for band in chosen):
+    known = all(type(band) is int and 1 <= band <= channels for band in chosen)
+    if len(chosen) not in (1, 3) or not known:
         raise ValueError(
             f"`bands` must be one or three of the channels, 1 to {channels}. Received: {bands!r}"
         )
