@@ -48,6 +48,18 @@ class Parts:
         changed = {name: function(part) for name, part in self.each().items()}
         return dataclasses.replace(self, source=function(self.source), **changed)
 
+    def with_channels(self, channels: int) -> "Parts":
+        """Return the parts seen with another number of channels; `EncodedSource`s only.
+
+        Raises:
+            ValueError: if the images cannot be seen so.
+        """
+
+        def seen(part: Any) -> Any:
+            return part.with_options(dataclasses.replace(part.options, channels=channels))
+
+        return _seen_alike(self.map(seen))
+
     def lines(self) -> list[str]:
         """Return a line for each part: what it is for, how many images, where from."""
         words = {"train": "to train on", "heldout": "held out", "test": "to test on at the end"}

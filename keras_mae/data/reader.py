@@ -8,9 +8,9 @@ import numpy as np
 import tensorflow as tf
 
 from keras_mae.data.decode import plain_jpeg_size, reason_of
-from keras_mae.data.sensor import BYTE_RANGE
 from keras_mae.data.skips import SkipLog
 from keras_mae.data.sources.base import NO_LABEL, ArraySource, decoded
+from keras_mae.pixels import BYTE_RANGE
 
 MAX_ATTEMPTS = 100
 # How the payload holds an image.

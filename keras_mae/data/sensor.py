@@ -15,12 +15,12 @@ from typing import Any
 import numpy as np
 
 from keras_mae.data.decoders.base import Decoded, Facts
+from keras_mae.pixels import BYTE_RANGE, pixel_dtype
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 # ITU-R 601-2, as Pillow has it: a grey value is the sum of red, green and blue with these shares.
 _LUMA = (19595, 38470, 7471)  # in 65536ths
-BYTE_RANGE = (0.0, 255.0)
 HEADERS = 64  # images whose headers tell channels and depth
 SAMPLE = 2_000  # images whose pixels tell range and statistics
 # (bands, channels) of images whose alpha becomes the last channel.
@@ -86,6 +86,7 @@ class Sensor:
         channels: int C.
         byte_range: (low, high) of uint8 images.
         wide_range: (low, high) of all others. None: none was met, and each has its own.
+        is_said: bool. Whether the user has said the range.
         is_wide: bool. Whether the images are mostly of more than 8 bits: of which range
             `value_range` speaks.
         mean, std: C floats each, of values mapped to [0, 1].
@@ -96,6 +97,7 @@ class Sensor:
     channels: int = 3
     byte_range: tuple[float, float] = BYTE_RANGE
     wide_range: tuple[float, float] | None = None
+    is_said: bool = False
     is_wide: bool = False
     mean: tuple[float, ...] = IMAGENET_MEAN
     std: tuple[float, ...] = IMAGENET_STD
@@ -119,27 +121,28 @@ class Sensor:
     ) -> "Sensor":
         """Return this sensor as a model sees it, which has learned with other numbers.
 
-        8-bit images keep their range where the model's is not one of 8 bits, and wider images
-        theirs where the model's is: a photograph of 8 bits and one of 16 are the same picture.
+        A range that the user has said stays. 8-bit images keep theirs where the model's is not one
+        of 8 bits, and wider images theirs where the model's is: a photograph of 8 bits and one of
+        16 are the same picture.
 
         Args:
             mean: C floats, the model's.
             value_range: the model's, or None for the images' own.
         """
         changes: dict[str, Any] = {"mean": tuple(map(float, np.atleast_1d(mean)))}
-        if value_range is not None and tuple(value_range) != self.value_range:
+        if value_range is not None and not self.is_said:
+            is_byte = pixel_dtype(value_range) == "uint8"
             value_range = (float(value_range[0]), float(value_range[1]))
-            if value_range[0] >= 0 and value_range[1] <= BYTE_RANGE[1]:
-                changes["byte_range"] = value_range
-            else:
-                changes["wide_range"] = value_range
+            changes["byte_range" if is_byte else "wide_range"] = value_range
         return dataclasses.replace(self, **changes)
 
-    def range_of(self, pixels: np.ndarray) -> tuple[float, float]:
+    def range_of(
+        self, pixels: np.ndarray, missing: np.ndarray | None = None
+    ) -> tuple[float, float]:
         """Return the (low, high) by which an image's stored values are mapped."""
         if pixels.dtype == np.uint8:
             return self.byte_range
-        return self.wide_range or auto_range([pixels[np.isfinite(pixels)]])
+        return self.wide_range or auto_range([pixels if missing is None else pixels[~missing]])
 
     def see(self, image: Decoded, tally: "Tally | None" = None) -> np.ndarray:
         """Return an image's pixels as the pipeline has them.
@@ -156,7 +159,8 @@ class Sensor:
         plain = alpha is None and missing is None and self.takes_bytes_as_they_are
         if plain and pixels.dtype == np.uint8:
             return pixels
-        mapped, clipped = self._map(pixels, missing, self.range_of(pixels))
+        value_range = self.range_of(pixels, missing)
+        mapped, clipped = self._map(pixels, missing, value_range)
         if tally is not None:
             tally.add(mapped.size, clipped, 0 if missing is None else int(missing.sum()))
         mean = 255 * np.asarray(self.mean, "float32")
@@ -171,7 +175,7 @@ class Sensor:
             return np.concatenate([mapped, 255 * alpha], axis=2, dtype="float32")
         back = mean
         if self.background is not None:
-            low, high = self.range_of(pixels)
+            low, high = value_range
             back = np.asarray(self.background, "float64")
             back = np.clip((back - low) * (255 / (high - low)), 0, 255).astype("float32")
         return (alpha * mapped + (1 - alpha) * back).astype("float32")
@@ -335,7 +339,10 @@ def measure(
     )
     if options.value_range is not None:
         sensor = dataclasses.replace(
-            sensor, byte_range=options.value_range, wide_range=options.value_range
+            sensor,
+            byte_range=options.value_range,
+            wide_range=options.value_range,
+            is_said=True,
         )
     plain = not wide and wanted == 3 and (options.bands or (1, 2, 3)) == (1, 2, 3)
     statistics = options.statistics
@@ -407,7 +414,7 @@ class _Sample:
 
     def _mapped(self, sensor):
         for rows, valid, alpha, *_ in self.parts:
-            mapped, _ = sensor._map(rows, ~valid, sensor.range_of(rows))
+            mapped, _ = sensor._map(rows, ~valid, sensor.range_of(rows, ~valid))
             mapped = mapped.astype("float64") / 255
             if alpha is not None:
                 mapped = np.concatenate([mapped, alpha], axis=1)
@@ -433,7 +440,7 @@ class _Sample:
         found = []
         clipped = count = 0
         for rows, valid, *_ in self.parts:
-            low, high = sensor.range_of(rows)
+            low, high = sensor.range_of(rows, ~valid)
             clipped += int((valid & ((rows < low) | (rows > high))).sum())
             count += int(valid.sum())
         if clipped:

@@ -5,10 +5,10 @@ from collections.abc import Iterator, Sequence
 from typing import Any, Self
 
 from keras_mae.presets import list_presets
+from keras_mae.settings.data import DATA
 from keras_mae.settings.fields import SettingsError, changed, setting
 from keras_mae.settings.run import (
     AUGMENTED,
-    DATA,
     EVALUATION,
     LENGTH,
     MODEL,

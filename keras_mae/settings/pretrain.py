@@ -4,9 +4,9 @@ import dataclasses
 from typing import Self
 
 from keras_mae.presets import list_presets, preset_config
+from keras_mae.settings.data import DATA
 from keras_mae.settings.fields import changed, setting
 from keras_mae.settings.run import (
-    DATA,
     EVALUATION,
     MODEL,
     RESIZES,

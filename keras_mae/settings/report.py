@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Iterator
 from typing import Any
 
-from keras_mae.settings.data import DataSettings
+from keras_mae.settings.data import DATA, DataSettings
 from keras_mae.settings.fields import (
     SettingsError,
     changed,
@@ -15,7 +15,7 @@ from keras_mae.settings.fields import (
 )
 from keras_mae.settings.finetune import FinetuneSettings
 from keras_mae.settings.pretrain import PretrainSettings
-from keras_mae.settings.run import DATA, EVALUATION, MODEL, RunSettings, words_of
+from keras_mae.settings.run import EVALUATION, MODEL, RunSettings, words_of
 
 PROBED_BLOCKS = 4  # Caron et al. 2021, arXiv:2104.14294, section F.2, of small models
 PARTS = {

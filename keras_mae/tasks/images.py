@@ -36,17 +36,15 @@ class ImageTask(Task):
         Raises:
             ValueError: if they cannot.
         """
-        parts = self.parts
         if encoder.channels == self.train.channels:
             return
-        encoded = all(isinstance(part, EncodedSource) for part in parts.each().values())
+        encoded = all(isinstance(part, EncodedSource) for part in self.parts.each().values())
         if not encoded or self.settings.channels is not None:
             raise ValueError(
                 f"`encoder` must take the {self.train.channels} channels of "
                 f"{self.source.name!r}. Received: an encoder of {encoder.channels}"
             )
-        options = {**self.settings.source_options(), "channels": encoder.channels}
-        self.use(open_parts(**_specs(self.settings), **options))
+        self.use(self.parts.with_channels(encoder.channels))
 
     @property
     def measured(self):

@@ -281,8 +281,8 @@ class Pretrain(ImageTask):
     def summary(self, results: dict[str, Any]) -> str:
         tested = f", on test images: {results['test_loss']:.4f}" if "test_loss" in results else ""
         lines = [
-            f"\nLoss on held-out images: {results['heldout_loss']:.4f}{tested}; of a predictor that gives "
-            f"the mean patch of each position: {results['mean_predictor_loss']:.4f}. "
+            f"\nLoss on held-out images: {results['heldout_loss']:.4f}{tested}; of a predictor "
+            f"that gives the mean patch of each position: {results['mean_predictor_loss']:.4f}. "
             f"Trained {results['training_seconds']:.0f} s."
         ]
         if "stopped_early_at_step" in results:

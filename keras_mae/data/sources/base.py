@@ -17,13 +17,13 @@ import numpy as np
 from keras_mae.data.decode import decode_image, image_facts
 from keras_mae.data.decoders.base import Decoded, Facts
 from keras_mae.data.sensor import (
-    BYTE_RANGE,
     IMAGENET_MEAN,
     IMAGENET_STD,
     Sensor,
     SensorOptions,
     measure,
 )
+from keras_mae.pixels import BYTE_RANGE
 from keras_mae.types import Tensor
 
 GLOBAL_SHUFFLE = "global shuffle: each epoch is a new permutation of the whole set"
@@ -91,6 +91,7 @@ class Source:
             channels=self.channels,
             byte_range=self.value_range,
             wide_range=self.value_range,
+            is_said=True,
             mean=self.mean,
             std=self.std,
         )
