@@ -6,6 +6,7 @@ of its levels is lost.
 """
 
 import dataclasses
+import math
 import os
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -155,7 +156,7 @@ class Sensor:
         Raises:
             ValueError: if it has other bands, or no pixel with data.
         """
-        pixels, missing, alpha = self._pick(image)
+        pixels, missing, alpha = self._channels(*self._bands(image), image.alpha)
         plain = alpha is None and missing is None and self.takes_bytes_as_they_are
         if plain and pixels.dtype == np.uint8:
             return pixels
@@ -184,15 +185,13 @@ class Sensor:
         """Whether alpha is the last channel, after so many colours."""
         return self.bands is None and colours < self.channels
 
-    def _pick(self, image):
-        """(pixels, missing, alpha) of the bands and channels wanted; missing is None for none."""
-        pixels, missing, alpha = image.pixels, image.missing, image.alpha
+    def _bands(self, image):
+        """(pixels, missing) of the bands wanted, as stored; missing is None for none."""
+        pixels, missing = image.pixels, image.missing
         if pixels.dtype.kind == "f":
             finite = np.isfinite(pixels)
             if not finite.all():
                 missing = ~finite if missing is None else missing | ~finite
-        if missing is not None and not missing.any():
-            missing = None
         if self.bands is not None:
             if max(self.bands) > pixels.shape[2]:
                 raise ValueError(
@@ -201,8 +200,11 @@ class Sensor:
             chosen = [band - 1 for band in self.bands]
             pixels = pixels[:, :, chosen]
             missing = None if missing is None else missing[:, :, chosen]
-        colours = pixels.shape[2]
-        wanted = self.channels
+        return pixels, None if missing is None or not missing.any() else missing
+
+    def _channels(self, pixels, missing, alpha):
+        """(pixels, missing, alpha) of the channels wanted, but for an alpha that is kept."""
+        colours, wanted = pixels.shape[2], self.channels
         if self.bands is None and (colours, wanted) in _WITH_ALPHA:
             alpha = np.ones(pixels.shape[:2], "float32") if alpha is None else alpha
             wanted -= 1
@@ -299,8 +301,11 @@ def auto_range(values: Sequence[np.ndarray]) -> tuple[float, float]:
         bits = max((-least - 1).bit_length(), most.bit_length())
         return float(-(2**bits)), float(2**bits - 1)
     pooled = np.concatenate([part.ravel().astype("float64") for part in values])
-    low, high = (float(f"{value:.6g}") for value in np.percentile(pooled, _PERCENTILES))
-    return (low, high) if low < high else (low, low + max(1.0, abs(low) * 1e-6))
+    low, high = (float(value) for value in np.percentile(pooled, _PERCENTILES))
+    if not low < high:
+        return low, low + max(1.0, abs(low) * 1e-6)
+    digits = 5 - math.floor(math.log10(high - low))  # short in a config, and near enough
+    return round(low, digits), round(high, digits)
 
 
 def measure(
@@ -378,16 +383,18 @@ class _Sample:
 
         def values(record):
             image = decode(record)
-            pixels, missing, alpha = sensor._pick(image)
-            rows = pixels.reshape(-1, pixels.shape[2])
-            valid = np.ones(rows.shape, bool)
-            if missing is not None:
-                valid &= ~missing.reshape(rows.shape)
-            seen = np.ones((len(rows), 1), bool) if alpha is None else alpha.reshape(-1, 1) > 0
+            stored, missing = sensor._bands(image)
+            pixels, valid, alpha = sensor._channels(
+                stored, np.zeros(stored.shape, bool) if missing is None else missing, image.alpha
+            )
+            seen = np.ones(pixels.shape[:2], bool) if alpha is None else alpha > 0
+            whole = stored[seen] if missing is None else stored[~missing & seen[..., None]]
+            # As they are stored: grey of whole numbers is none.
+            ends = np.array([whole.min(), whole.max()]) if whole.size else whole
+            rows, valid = (part.reshape(-1, pixels.shape[2]) for part in (pixels, ~valid))
+            seen = seen.reshape(-1, 1)
             total, lost = int(seen.sum()) * rows.shape[1], int((~valid & seen).sum())
-            valid &= seen
-            ends = rows[valid]
-            ends = np.array([ends.min(), ends.max()]) if ends.size else ends
+            valid = valid & seen
             kept = sensor._keeps_alpha(pixels.shape[2])
             last = alpha.reshape(-1, 1) if kept else None
             if len(rows) > count:
@@ -403,10 +410,10 @@ class _Sample:
             self.frames[frames] += 1
 
     def wide_range(self):
-        wide = [part for part in self.parts if part[0].dtype != np.uint8]
+        wide = [part for part in self.parts if part[3].dtype != np.uint8]
         if not wide:
             return None
-        whole_numbers = all(part[0].dtype.kind in "iub" for part in wide)
+        whole_numbers = all(part[3].dtype.kind in "iub" for part in wide)
         # Of whole numbers the ends count, which few places may miss.
         return auto_range(
             [ends if whole_numbers else rows[valid] for rows, valid, _, ends, *_ in wide]
