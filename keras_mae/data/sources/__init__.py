@@ -4,6 +4,7 @@ A source is one file here, found by its name; another's own class is found by `M
 """
 
 from pathlib import Path
+from typing import Any
 
 from keras_mae import registry
 from keras_mae.data.sources.base import ArraySource, EncodedSource, Source
@@ -11,20 +12,24 @@ from keras_mae.files import printable
 from keras_mae.types import AnyPath
 
 
-def load_source(spec: AnyPath, *, seed: int = 0) -> Source:
+def load_source(spec: AnyPath, *, seed: int = 0, **options: Any) -> Source:
     """Open a source of images.
 
     Args:
-        spec: string, `KIND[:ARGUMENT]`: `mnist5k`, `photos`, `folder:PATH`,
+        spec: string, `KIND[:ARGUMENT]`: `mnist5k`, `photos`, `folder:PATH`, `zip:FILE`,
+            `table:FILE`, `webdataset:PATTERN`, `huggingface:NAME_OR_PATH[:SPLIT]`,
             `tfds:NAME[:SPLIT]` or `tfrecord:GLOB`; or `MODULE:CLASS[:ARGUMENT]` for your own
             subclass of `EncodedSource` or `ArraySource`, which is called with
             `(argument, seed=seed)`.
         seed: int, decides which examples `split` holds out and nothing else. Keep it when a later
             run must hold out the same ones.
+        options: what the kind takes beside these, see its class's `OPTIONS`, such as
+            `label_column` for `table`. None is as good as not given.
     Returns:
         A `Source`.
     Raises:
-        ValueError: if the spec names no source, or what it names is not there.
+        ValueError: if the spec names no source, what it names is not there, or the kind does not
+            take an option.
     Example: `load_source("folder:/data/photos")`, `load_source("my_package.my_module:Checker:12")`
     """
     spec = str(spec)
@@ -34,7 +39,15 @@ def load_source(spec: AnyPath, *, seed: int = 0) -> Source:
             f"`dataset` must be KIND:ARGUMENT, such as folder:{printable(spec)}. "
             f"Received: {printable(spec)!r}"
         )
-    return registry.find(__name__, name, Source, "dataset")(argument, seed=seed)
+    found = registry.find(__name__, name, Source, "dataset")
+    given = {option: value for option, value in options.items() if value is not None}
+    for option, value in given.items():
+        if option not in found.OPTIONS:
+            takes = ", ".join(found.OPTIONS) or "no options"
+            raise ValueError(
+                f"`{option}` must be None for {name!r}, which takes {takes}. Received: {value!r}"
+            )
+    return found(argument, seed=seed, **given)
 
 
 def _split(spec):

@@ -41,6 +41,11 @@ class Source:
         augmentation: "crop", "shift" or "none", what training does to an image by default.
         order_guarantee: string, how well an epoch is shuffled and at what cost.
         default_holdout: float, the share that `split()` holds out.
+        own_parts: dict of "train", "validation" and "test" to int64 arrays of records, of a source
+            that has splits of its own; else None. Labels and classes are those of all parts.
+        multi_label: bool. Whether an image may have several labels, or none.
+        notes: list of strings, each a line for a person, of what was left out and why.
+        OPTIONS: names of the constructor's keyword arguments beside `seed`.
 
     Args:
         num_records: int.
@@ -57,11 +62,15 @@ class Source:
     augmentation = "crop"
     order_guarantee = GLOBAL_SHUFFLE + ", read by random access"
     default_holdout = 0.05
+    own_parts: dict[str, np.ndarray] | None = None
+    multi_label = False
+    OPTIONS: tuple[str, ...] = ()
     _whole: "Source | None" = None
 
     def __init__(self, num_records: int, *, seed: int = 0) -> None:
         self.seed = seed
         self.name = self.name or type(self).__name__
+        self.notes: list[str] = []
         self.indices: np.ndarray = np.arange(num_records, dtype=np.int64)
 
     @property
@@ -89,7 +98,18 @@ class Source:
         return self.key(record)
 
     def record_labels(self) -> np.ndarray | None:
-        """int array of the labels of all records, or None; see `labels`."""
+        """Labels of all records: int64 `(n,)`, -1 for none; or None.
+
+        Of a source with several labels an image uint8 `(n, num_classes)` of 0 and 1, and all 255
+        for an image whose labels are not known.
+        """
+        return None
+
+    def record_bytes(self, record: int) -> int | None:
+        """Size of a record's content in bytes, as cheaply as can be; None where it is not known.
+
+        Equal contents have equal sizes: only these need be compared.
+        """
         return None
 
     def labels(self) -> np.ndarray | None:
@@ -99,7 +119,9 @@ class Source:
         datasets give labels wherever `num_classes` is not None.
         """
         labels = self.record_labels()
-        return None if labels is None else np.asarray(labels, dtype=np.int64)[self.indices]
+        if labels is None:
+            return None
+        return np.asarray(labels, np.uint8 if self.multi_label else np.int64)[self.indices]
 
     def record_size(self, record: int) -> tuple[int, int] | None:
         """`(height, width)` of a record's image in pixels, read as cheaply as can be; or None."""
@@ -252,8 +274,9 @@ class EncodedSource(Source):
     """Image files, or records that hold them: read and checked in Python, decoded by TensorFlow."""
 
     def read(self, record: int) -> tuple[Any, int | None]:
-        """`(data, label)`: the bytes of an image file, or uint8 pixels `(H, W, C)`; int or None.
+        """`(data, label)`: the bytes of an image file, or pixels `(H, W, C)`; int or None.
 
+        The label of a source with several labels an image is None; `record_labels` has them.
         Called from several threads at once. May raise anything: the record is then skipped.
         """
         raise NotImplementedError
