@@ -18,9 +18,15 @@ from keras_mae.files import atomic_path, printable
 VERSION = 1
 # A label's file is a few letters: what is longer is none.
 _MOST_LABEL_BYTES = 2**20
-_NAME = re.compile(r"((?:.*/|)[^./][^./]*)[.]([^/]*)", re.DOTALL)
+_NAME = re.compile(r"((?:.*/|)[^./]+)[.]([^/]*)", re.DOTALL)
+# Where a sample has several of these, the first is the image: a PNG beside a JPEG is mostly its
+# mask, and an array what some model made of it.
+_IMAGE_FIELDS = (
+    *("jpg", "jpeg", "jpe", "jfif", "webp", "avif", "bmp", "gif", "tif", "tiff", "dcm", "dicom"),
+    *("png", "npy", "npz"),
+)
 _LABEL_KEYS = ("label", "cls", "class")
-_COMPRESSED = {b"\x1f\x8b": "gzip", b"BZ": "bzip2", b"\xfd7": "xz", b"(\xb5": "zstd"}
+_COMPRESSED = {b"\x1f\x8b\x08": "gzip", b"BZh": "bzip2", b"\xfd7z": "xz", b"(\xb5/": "zstd"}
 
 
 def shard_index(path: str) -> dict[str, Any]:
@@ -77,13 +83,6 @@ def _scan(path, size):
     """The index of a shard, read from the headers of its members."""
     samples: dict[str, dict[str, tuple[int, int]]] = {}
     with open(path, "rb") as file:
-        beginning = file.read(2)
-        if beginning in _COMPRESSED:
-            raise ValueError(
-                "`dataset` must be shards without compression, so that an image can be read alone. "
-                f"Received: {printable(path)!r}, compressed by {_COMPRESSED[beginning]}; unpack it "
-                "to .tar once"
-            )
         damage = None
         try:
             tar = tarfile.open(fileobj=file, mode="r:", encoding="utf-8", errors="surrogateescape")
@@ -94,8 +93,12 @@ def _scan(path, size):
         except (tarfile.TarError, OverflowError, UnicodeError, OSError) as error:
             damage = str(error) or type(error).__name__
         if not samples and damage:
+            file.seek(0)
+            way = _COMPRESSED.get(file.read(3))
             raise ValueError(
-                f"`dataset` must be tar files. Received: {printable(path)!r} ({damage})"
+                "`dataset` must be tar files without compression, so that an image can be read "
+                f"alone. Received: {printable(path)!r}, "
+                f"{f'compressed by {way}; unpack it to .tar once' if way else damage}"
             )
         return _index_of(samples, file, path, damage)
 
@@ -134,19 +137,22 @@ def _what_follows(file, offset, size):
 
 def _index_of(samples, file, path, damage):
     index: dict[str, list] = {"keys": [], "starts": [], "sizes": [], "labels": [], "notes": []}
-    without = 0
+    without = more = 0
     for key, fields in samples.items():
-        images = sorted(field for field in fields if f".{field}" in names.IMAGE_SUFFIXES)
+        images = [field for field in _IMAGE_FIELDS if field in fields]
         without += not images
-        # Of two images in one sample each is one: which of them was meant cannot be told.
-        for field in images:
-            index["keys"].append(key if len(images) == 1 else f"{key}.{field}")
+        more += len(images) > 1
+        for field in images[:1]:
+            index["keys"].append(key)
             index["starts"].append(fields[field][0])
             index["sizes"].append(fields[field][1])
             index["labels"].append(_label(fields, file, f"{printable(path)}, {printable(key)}"))
     shown = printable(os.path.basename(path))
     if without:
         index["notes"].append(f"{shown}: {without} samples without an image are left out")
+    if more:
+        first = f"the first of {' '.join(_IMAGE_FIELDS)} is"
+        index["notes"].append(f"{shown}: of {more} samples with several images {first} used")
     if damage:
         index["notes"].append(f"{shown} is damaged ({damage}); what lies behind is not read")
     return index

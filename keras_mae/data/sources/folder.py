@@ -105,8 +105,6 @@ def _walk(root, prefix, above):
 
 def _is_dicom_file(entry):
     try:
-        return entry.is_file() and names.is_dicom(
-            read_range(entry.path, 0, names.DICOM_BEGINNING)
-        )
+        return entry.is_file() and names.is_dicom(read_range(entry.path, 0, names.DICOM_BEGINNING))
     except OSError:
         return False

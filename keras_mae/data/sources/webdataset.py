@@ -137,7 +137,8 @@ def _choices(inside):
     if abs(last - first) > _MOST_SHARDS:
         return [""] * (_MOST_SHARDS + 1)  # refused by whoever counts them
     step = 1 if first <= last else -1
-    width = max(len(match[1]), len(match[2])) if match[1][0] == "0" or match[2][0] == "0" else 0
+    padded = any(len(text) > 1 and text[0] == "0" for text in match.groups())
+    width = max(map(len, match.groups())) if padded else 0
     return [f"{number:0{width}d}" for number in range(first, last + step, step)]
 
 
