@@ -5,6 +5,7 @@ decoded.
 """
 
 import os
+from collections.abc import Sequence
 
 IMAGE_SUFFIXES = frozenset(
     # What Pillow reads and people keep pictures in,
@@ -60,3 +61,17 @@ def may_be_dicom(name: str) -> bool:
 def is_dicom(beginning: bytes) -> bool:
     """Return whether a file that begins with these `DICOM_BEGINNING` bytes is DICOM."""
     return beginning[128:132] == b"DICM"
+
+
+def shortest_names(paths: Sequence[str]) -> list[str]:
+    """Return names for files that stay the same when all are moved elsewhere, each another.
+
+    Args:
+        paths: distinct paths. Their last parts are the names where these differ, else the paths
+            below the folder that holds all.
+    """
+    last = [os.path.basename(path) for path in paths]
+    if len(set(last)) == len(paths):
+        return last
+    root = os.path.commonpath([os.path.dirname(path) for path in paths])
+    return [path[len(root) :].lstrip("/") for path in paths]

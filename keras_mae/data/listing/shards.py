@@ -85,7 +85,7 @@ def _scan(path, size):
     with open(path, "rb") as file:
         damage = None
         try:
-            tar = tarfile.open(fileobj=file, mode="r:", encoding="utf-8", errors="surrogateescape")
+            tar = tarfile.TarFile(fileobj=file, encoding="utf-8", errors="surrogateescape")
             while (member := tar.next()) is not None:
                 tar.members = []  # or it keeps all of them
                 _add(samples, member, path)

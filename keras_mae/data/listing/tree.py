@@ -84,7 +84,7 @@ def _split_folders(tops, shown):
     if others:
         extra = sorted(f"{printable(top)}/" for top in others if top is not None)
         raise ValueError(
-            f"`dataset` must have splits only beside {_listed(folders)}, or none of them. Received: "
+            f"`dataset` must have splits only beside {_listed(folders)}, or no splits. Received: "
             f"{shown}, with {', '.join(extra + ['images in no folder'] * (None in others))}, too"
         )
     if "train" not in folders.values():

@@ -82,15 +82,7 @@ class HuggingFace(EncodedSource):
                     f"`dataset` must name a split that is there: one of {', '.join(lengths)}, or a "
                     f"part. Received: {self._shown} ({error})"
                 ) from error
-            parts = [
-                (
-                    p.splitname,
-                    tables[p.splitname],
-                    p.from_ or 0,
-                    lengths[p.splitname] if p.to is None else p.to,
-                )
-                for p in pieces
-            ]
+            parts = [(p.splitname, tables[p.splitname], p.from_, p.to) for p in pieces]
             if not sum(end - start for _, _, start, end in parts):
                 raise ValueError(f"`dataset` must have rows. Received: {self._shown}, without any")
             return parts, None
@@ -98,7 +90,7 @@ class HuggingFace(EncodedSource):
         if not used:
             raise ValueError(f"`dataset` must have rows. Received: {self._shown}, without any")
         words = {name: SPLITS[name.lower()] for name in used if name.lower() in SPLITS}
-        if len(used) == 1 and "train" not in words.values():
+        if len(used) == 1:
             return [(name, tables[name], 0, count) for name, count in used.items()], None
         if "train" not in words.values() or len(set(words.values())) < len(words):
             raise ValueError(

@@ -87,8 +87,8 @@ class Table(EncodedSource):
     def _refuse(self, argument, expected, received):
         columns = ", ".join(map(printable, self.columns))
         raise ValueError(
-            f"`{argument}` must be {expected}. Received: {printable(received)}, in {self._shown} of the "
-            f"columns {columns}"
+            f"`{argument}` must be {expected}. Received: {printable(received)}, in {self._shown} "
+            f"of the columns {columns}"
         )
 
     def _image_files(self, column):

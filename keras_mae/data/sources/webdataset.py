@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from keras_mae.data.listing import labels as numbering
+from keras_mae.data.listing.names import shortest_names
 from keras_mae.data.listing.ranges import read_range
 from keras_mae.data.listing.shards import shard_index
 from keras_mae.data.sources.base import EncodedSource
@@ -49,7 +50,7 @@ class WebDataset(EncodedSource):
         self._keys = [key for index in indexes for key in index["keys"]]
         self._starts = [start for index in indexes for start in index["starts"]]
         self._sizes = [size for index in indexes for size in index["sizes"]]
-        self._names = _shortest_names(self.shards)
+        self._names = shortest_names(self.shards)
         self._labels: np.ndarray | None = None
         self._number([label for index in indexes for label in index["labels"]], shown)
 
@@ -61,7 +62,8 @@ class WebDataset(EncodedSource):
         self.multi_label = bool(lists)
         if lists and len(lists) < len(labels) - labels.count(None):
             raise ValueError(
-                f"`dataset` must have a list of labels in each sample, or in none. Received: {shown}"
+                "`dataset` must have a list of labels in each sample, or in none. Received: "
+                f"{shown}"
             )
         texts = [_text(label, shown) for label in labels]
         if all(text is None for text in texts):
@@ -142,15 +144,6 @@ def _choices(inside):
     return [f"{number:0{width}d}" for number in range(first, last + step, step)]
 
 
-def _shortest_names(paths):
-    """The shards' names for keys: without what is common to all, so that a set can be moved."""
-    names = [os.path.basename(path) for path in paths]
-    if len(set(names)) == len(paths):
-        return names
-    root = os.path.commonpath([os.path.abspath(path) for path in paths])
-    return [os.path.relpath(os.path.abspath(path), root) for path in paths]
-
-
 def _text(label, shown):
     if isinstance(label, list):
         return [_text(entry, shown) for entry in label]
@@ -159,5 +152,6 @@ def _text(label, shown):
     if isinstance(label, int | str):
         return str(label)
     raise ValueError(
-        f"`dataset` must have ints, texts or lists of these as labels. Received: {label!r} in {shown}"
+        "`dataset` must have ints, texts or lists of these as labels. Received: "
+        f"{label!r} in {shown}"
     )

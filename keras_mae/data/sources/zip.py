@@ -50,8 +50,9 @@ class Zip(EncodedSource):
         images = sorted(name for name, info in members.items() if self._is_image(name, info))
         if not images:
             raise ValueError(
-                f"`dataset` must be an archive with images ({' '.join(sorted(names.IMAGE_SUFFIXES))})."
-                f" Received: {self._shown}, with none at any depth"
+                "`dataset` must be an archive with images "
+                f"({' '.join(sorted(names.IMAGE_SUFFIXES))}). "
+                f"Received: {self._shown}, with none at any depth"
             )
         super().__init__(len(images), seed=seed)
         self.files = images
