@@ -3,6 +3,7 @@
 import json
 import os
 import sys
+import time
 from pathlib import Path
 
 import keras
@@ -11,7 +12,7 @@ import numpy as np
 from keras_mae.data import evaluation_transform
 from keras_mae.data.decode import decode_image, reason_of
 from keras_mae.data.sensor import Sensor
-from keras_mae.files import printable, save_model
+from keras_mae.files import check_writable, printable, save_model
 from keras_mae.interop import load_pretrained, save_pretrained
 from keras_mae.models import MaskedAutoencoder
 from keras_mae.models.weights import get_weights
@@ -124,22 +125,43 @@ def largest_differences(model, other):
 
 
 def records(settings):
-    """Pack a folder of images into TFRecord files."""
-    from keras_mae.data.tfrecords import make_tfrecords
+    """Pack the images of a source into TFRecord files."""
+    from keras_mae.data import load_source
+    from keras_mae.data.tfrecords import write_tfrecords
 
-    left_out = []
+    if "://" not in settings.output:
+        check_writable(Path(settings.output).parent, "output")
+    source = load_source(
+        settings.dataset,
+        image_column=settings.image_column,
+        label_column=settings.label_column,
+        label_separator=settings.label_separator,
+    )
+    for note in source.notes:
+        print(note)
+    left_out, start = [], time.perf_counter()
 
     def on_error(path, error):
         left_out.append(path)
         print(f"left out {printable(path)}: {error}", file=sys.stderr)
 
-    index = make_tfrecords(
-        settings.folder, settings.output, num_shards=settings.num_shards, on_error=on_error
+    index = write_tfrecords(
+        source,
+        settings.output,
+        num_shards=settings.num_shards,
+        shorter_side=settings.shorter_side,
+        jpeg_quality=settings.jpeg_quality,
+        on_error=on_error,
     )
+    seconds = time.perf_counter() - start
     print(
         f"{index['num_examples']} images in {len(index['shards'])} files "
         f"{settings.output}-*.tfrecord, {index['num_classes'] or 'no'} classes, "
         f"{len(left_out)} files left out"
+    )
+    print(
+        f"{index['num_examples'] / seconds:.0f} images/s; {index['bytes_before']:,} bytes of "
+        f"images before, {index['bytes_after']:,} after"
     )
 
 

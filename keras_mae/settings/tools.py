@@ -11,6 +11,8 @@ FORMATS = "keras_mae.export.formats"
 FILES = "What to read and write"
 MODEL = "Model"
 CHECK = "Check"
+IMAGES = "What is done to images"
+COLUMNS = "Columns of a table"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -106,8 +108,12 @@ class ConvertSettings(Settings):
 class RecordsSettings(Settings):
     """What `scripts/make_tfrecords.py` packs."""
 
-    folder: str | None = setting(
-        None, "Folder of images, at any depth.", FILES, required=True, first=1
+    dataset: str | None = setting(
+        None,
+        "The images, as --dataset of scripts/pretrain.py: folder:PATH, zip:FILE, table:FILE ...",
+        FILES,
+        required=True,
+        first=1,
     )
     output: str | None = setting(
         None,
@@ -117,7 +123,30 @@ class RecordsSettings(Settings):
         first=2,
     )
     num_shards: int | None = setting(
-        None, "Number of files.", FILES, least=1, shown="one for each 128 MiB", first=3
+        None, "Number of files.", FILES, least=1, shown="one for each 128 MiB", first=4
+    )
+    shorter_side: int | None = setting(
+        None,
+        "Pixels. Images whose shorter side is longer are shrunk to it.",
+        IMAGES,
+        least=1,
+        shown="none is shrunk",
+        first=3,
+    )
+    jpeg_quality: int = setting(
+        90, "Quality of shrunk images that become JPEG.", IMAGES, least=1, most=100
+    )
+    image_column: str | None = setting(
+        None, "Column of the images, of table: and huggingface:.", COLUMNS, shown="by its name"
+    )
+    label_column: str | None = setting(
+        None,
+        "Column of the labels; of table: also several columns of 0 and 1, divided by commas.",
+        COLUMNS,
+        shown="by its name",
+    )
+    label_separator: str | None = setting(
+        None, 'Text between several labels of an image, such as "|".', COLUMNS, shown="one label"
     )
 
 

@@ -64,7 +64,7 @@ def test_reconstruct_draws_a_persons_own_pictures(trained, tmp_path):
         ("pretrain.py", ["--mask_ratio=1.5"], "--mask_ratio"),
         ("pretrain.py", ["--image_size=30"], "--image_size"),
         ("reconstruct.py", ["--model=nowhere", "--image=x.png"], "--model"),
-        ("make_tfrecords.py", ["--folder=nowhere", "--output=x"], "nowhere"),
+        ("make_tfrecords.py", ["--dataset=folder:nowhere", "--output=x"], "nowhere"),
     ],
 )
 def test_bad_flags_end_with_one_line_and_status_1(forks, script, arguments, message):

@@ -28,7 +28,8 @@ def load_source(
     """Open a source of images.
 
     Args:
-        spec: string, `KIND[:ARGUMENT]`: `mnist5k`, `photos`, `folder:PATH`,
+        spec: string, `KIND[:ARGUMENT]`: `mnist5k`, `photos`, `folder:PATH`, `zip:FILE`,
+            `table:FILE`, `webdataset:PATTERN`, `huggingface:NAME_OR_PATH[:SPLIT]`,
             `tfds:NAME[:SPLIT]` or `tfrecord:GLOB`; or `MODULE:CLASS[:ARGUMENT]` for your own
             subclass of `EncodedSource` or `ArraySource`, which is called with
             `(argument, seed=seed)`.
@@ -55,7 +56,10 @@ def load_source(
     given = {key: value for key, value in options.items() if value is not None}
     for key, value in given.items():
         if key not in kind.OPTIONS:
-            raise ValueError(f"`{key}` must be None for {name!r}. Received: {value!r}")
+            takes = ", ".join(kind.OPTIONS) or "no options"
+            raise ValueError(
+                f"`{key}` must be None for {name!r}, which takes {takes}. Received: {value!r}"
+            )
     pixels = {
         "channels": channels,
         "bands": None if bands is None else tuple(bands),

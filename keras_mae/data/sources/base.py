@@ -29,6 +29,9 @@ from keras_mae.types import Tensor
 GLOBAL_SHUFFLE = "global shuffle: each epoch is a new permutation of the whole set"
 FEW_HELD_OUT = 50
 NO_LABEL = -1
+UNKNOWN = (
+    255  # in the uint8 row of an image that may have several labels, and of which none is known
+)
 PARTS = ("train", "validation", "test")
 
 
@@ -51,6 +54,11 @@ class Source:
         augmentation: "crop", "shift" or "none", what training does to an image by default.
         order_guarantee: string, how well an epoch is shuffled and at what cost.
         default_holdout: float, the share that `split()` holds out.
+        own_parts: dict of "train", "validation" and "test" to int64 arrays of records, of a source
+            that has splits of its own; else None. Labels and classes are those of all parts.
+        multi_label: bool. Whether an image may have several labels, or none.
+        notes: list of strings, each a line for a person, of what was left out and why.
+        OPTIONS: names of the constructor's keyword arguments beside `seed`.
 
     Args:
         num_records: int.
@@ -123,7 +131,18 @@ class Source:
         return self.key(record)
 
     def record_labels(self) -> np.ndarray | None:
-        """int array of the labels of all records, or None; see `labels`."""
+        """Labels of all records: int64 `(n,)`, -1 for none; or None.
+
+        Of a source with several labels an image uint8 `(n, num_classes)` of 0 and 1, and all 255
+        for an image whose labels are not known.
+        """
+        return None
+
+    def record_bytes(self, record: int) -> int | None:
+        """Size of a record's content in bytes, as cheaply as can be; None where it is not known.
+
+        Equal contents have equal sizes: only these need be compared.
+        """
         return None
 
     def labels(self) -> np.ndarray | None:
@@ -134,7 +153,10 @@ class Source:
         mean to read a large data set. The datasets give labels wherever `num_classes` is not None.
         """
         labels = self.record_labels()
-        return None if labels is None else np.asarray(labels, dtype=np.int64)[self.indices]
+        if labels is None:
+            return None
+        labels = np.asarray(labels, np.int64)[self.indices]
+        return np.where(labels == UNKNOWN, NO_LABEL, labels) if self.multi_label else labels
 
     def labelled(self) -> Self:
         """The same source without the examples that have no label, where that is known."""
@@ -143,10 +165,6 @@ class Source:
             return self
         known = labels.reshape(len(labels), -1).min(axis=1, initial=0) >= 0
         return self if known.all() else self.subset(np.flatnonzero(known))
-
-    def record_bytes(self, record: int) -> int | None:
-        """Size of a record's content in bytes, found without reading it; None if unknown."""
-        return None
 
     def content(self, record: int) -> bytes | None:
         """The bytes of a record, to find copies; None for pixels in memory."""
@@ -377,7 +395,8 @@ class EncodedSource(Source):
     def read(self, record: int) -> tuple[Any, int | None]:
         """`(data, label)`: the bytes of an image file, or pixels `(H, W, C)`; int or None.
 
-        Pixels are an array of any integer or float dtype. Called from several threads at once. May
+        Pixels are an array of any integer or float dtype. The label of a source with several
+        labels an image is None; `record_labels` has them. Called from several threads at once. May
         raise anything: the record is then skipped.
         """
         raise NotImplementedError

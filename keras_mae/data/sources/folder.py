@@ -1,6 +1,5 @@
-"""A folder of image files, at any depth, with class folders or without."""
+"""A folder of image files, at any depth, with splits and class folders or without."""
 
-import contextlib
 import os
 from pathlib import Path
 from typing import Any
@@ -8,22 +7,24 @@ from typing import Any
 import numpy as np
 
 from keras_mae.data.decode import header_size
+from keras_mae.data.listing import names
+from keras_mae.data.listing.ranges import read_file, read_range
+from keras_mae.data.listing.tree import read_tree
 from keras_mae.data.sources.base import EncodedSource
 from keras_mae.files import printable
-
-# What Pillow reads and people keep pictures in. The content decides how a file is decoded; the
-# suffix only says that somebody meant it to be an image.
-IMAGE_SUFFIXES = frozenset(
-    (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif")
-)
 
 
 class Folder(EncodedSource):
     """All images under `PATH`, sorted by relative path.
 
-    Where every image lies in a sub-folder of `PATH` and there are two or more of them, these are
-    the classes, in alphabetical order; else the source has no labels. Names that start with a dot
-    are left out. A name whose bytes are not UTF-8 is one like any other.
+    Where the top folders are named train or training; val, valid or validation; test or testing, in
+    any case, they are splits, with the same class folders in each, or none. Of other data sets the
+    top folders are the classes, where every image lies in one and there are two or more of them;
+    else the source has no labels. Class names are in alphabetical order.
+
+    Names that start with a dot and what systems leave behind (`__MACOSX`, `Thumbs.db`) are left
+    out. A file without a suffix is an image if it is DICOM. A name whose bytes are not UTF-8 is one
+    like any other.
     """
 
     name = "folder"
@@ -37,61 +38,44 @@ class Folder(EncodedSource):
                 f"`dataset` must be folder:PATH of a folder that exists. Received: {shown}, "
                 f"{'which is a file' if is_there else 'which is not there'}"
             )
+        self._prefix = str(self.root / "-")[:-1]
         self.files = sorted(_walk(str(self.root), "", ()))
         if not self.files:
             raise ValueError(
-                f"`dataset` must be a folder with images ({' '.join(sorted(IMAGE_SUFFIXES))}). "
+                "`dataset` must be a folder with images "
+                f"({' '.join(sorted(names.IMAGE_SUFFIXES))}). "
                 f"Received: {shown}, with none at any depth"
             )
         super().__init__(len(self.files), seed=seed)
-        tops: list[Any] = [file.split("/", 1)[0] if "/" in file else None for file in self.files]
-        if None not in tops and len(set(tops)) > 1:
-            names = sorted(set(tops))
-            self.class_names = [printable(name) for name in names]
-            self.num_classes = len(names)
-            number = {name: label for label, name in enumerate(names)}
-            self._labels: np.ndarray | None = np.array([number[top] for top in tops], np.int64)
-        else:
-            self._labels = None
+        tree = read_tree(self.files, shown)
+        self.class_names, self.own_parts, self._labels = (
+            tree.class_names,
+            tree.own_parts,
+            tree.labels,
+        )
+        self.num_classes = None if tree.class_names is None else len(tree.class_names)
 
     def key(self, record: int) -> str:
         return self.files[record]
 
     def path(self, record: int) -> str:
-        return str(self.root / self.files[record])
-
-    def num_bytes(self) -> int:
-        """Size of all files together; what cannot be read counts nothing."""
-        total = 0
-        for record in range(len(self.files)):
-            with contextlib.suppress(OSError):
-                total += os.stat(self.path(record)).st_size
-        return total
+        return self._prefix + self.files[record]
 
     def record_labels(self) -> np.ndarray | None:
         return self._labels
+
+    def record_bytes(self, record: int) -> int | None:
+        try:
+            return os.stat(self.path(record)).st_size
+        except OSError:
+            return None
 
     def record_size(self, record: int) -> tuple[int, int] | None:
         return header_size(self.path(record))
 
     def read(self, record: int) -> tuple[Any, int | None]:
         label = None if self._labels is None else int(self._labels[record])
-        return self._read_file(record), label
-
-    def _read_file(self, record):
-        # os.read needs no buffer and no file object: half the time of open().read().
-        descriptor = os.open(self.path(record), os.O_RDONLY)
-        try:
-            size = os.fstat(descriptor).st_size
-            data = os.read(descriptor, size)
-            while len(data) < size:  # a read may return less, as from a network drive
-                more = os.read(descriptor, size - len(data))
-                if not more:
-                    break
-                data += more
-            return data
-        finally:
-            os.close(descriptor)
+        return read_file(self.path(record)), label
 
 
 def _walk(root, prefix, above):
@@ -107,13 +91,20 @@ def _walk(root, prefix, above):
     found = []
     with os.scandir(os.path.join(root, prefix)) as entries:
         for entry in entries:
-            if entry.name.startswith("."):
+            if names.is_stray(entry.name):
                 continue
             path = f"{prefix}/{entry.name}" if prefix else entry.name
-            named_image = os.path.splitext(entry.name)[1].lower() in IMAGE_SUFFIXES
+            named_image = names.is_image_name(entry.name)
             if entry.is_dir():
                 inside = _walk(root, path, (*above, here))
                 found += inside if inside or not named_image else [path]
-            elif named_image:
+            elif named_image or (names.may_be_dicom(entry.name) and _is_dicom_file(entry)):
                 found.append(path)
     return found
+
+
+def _is_dicom_file(entry):
+    try:
+        return entry.is_file() and names.is_dicom(read_range(entry.path, 0, names.DICOM_BEGINNING))
+    except OSError:
+        return False

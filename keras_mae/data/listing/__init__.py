@@ -1,0 +1,1 @@
+"""What several sources share: which files are images, what folders say, numbers for labels."""
