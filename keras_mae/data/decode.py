@@ -1,6 +1,8 @@
 """From the bytes of an image file to its pixels: the one door to all formats.
 
-`decode_image` gives what a file stores, by the module of `decoders` for its format.
+`decode_image` gives what a file stores, by the module of `decoders` for its format. Most files
+need not go through it:
+
 Plain JPEGs, nearly all of a large data set, go to TensorFlow, which can decode only the part that
 a crop needs. But TensorFlow ignores EXIF rotation, misreads CMYK, alpha and 16 bits, accepts some
 truncated files, and one that it refuses ends the whole run without a name. So a JPEG goes there

@@ -1,4 +1,4 @@
-"""DICOM: the values that a file's own header makes of its stored bits. Needs the extra `sensors`."""
+"""DICOM: the values that a file's own header makes of its stored bits (extra `sensors`)."""
 
 import io
 import zlib

@@ -5,7 +5,7 @@ import io
 import re
 
 import numpy as np
-from PIL import Image, ImageCms, ImageOps
+from PIL import Image, ImageOps
 
 from keras_mae.data.decoders.base import (
     Decoded,
@@ -108,8 +108,6 @@ def _stored(image: Image.Image, data: bytes) -> tuple[np.ndarray, np.ndarray | N
     if mode in ("LA", "RGBA"):
         samples = np.asarray(image)
         return samples[..., :-1], scaled_alpha(samples[..., -1], 255)
-    if mode == "LAB":
-        image = _lab_to_rgb(image)
     alpha = None if hidden is None else _alpha_of(image, hidden, data)
     if mode.startswith("I;16"):
         pixels = np.asarray(image).astype("uint16")
@@ -143,16 +141,8 @@ def _alpha_of(image: Image.Image, hidden: object, data: bytes) -> np.ndarray | N
     return scaled_alpha(~is_hidden)
 
 
-def _lab_to_rgb(image: Image.Image) -> Image.Image:
-    lab, rgb = ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB")
-    converted = ImageCms.profileToProfile(image, lab, rgb, outputMode="RGB")
-    if converted is None:
-        raise ValueError("LAB colours cannot be converted")
-    return converted
-
-
 def _lost_depth(image: Image.Image, data: bytes) -> int:
-    """Return how many bits a sample has where Pillow would cut them to 8, or stretch them; else 0."""
+    """Return the bits of a sample where Pillow would cut them to 8, or stretch them; else 0."""
     if image.format in ("JPEG2000", "AVIF"):
         return _depth_of(data)
     codec, arguments = (image.tile[0][0], image.tile[0][3]) if image.tile else ("", ())
@@ -168,7 +158,7 @@ def _is_deep_file(file: AnyPath | bytes) -> bool:
 
 
 def _depth_of(data: bytes) -> int:
-    """Return the bits of a sample by a JPEG 2000's SIZ marker or an AVIF's av1C box, 0 for up to 8."""
+    """Return the bits of a sample of a JPEG 2000 (marker SIZ) or AVIF (box av1C), 0 for up to 8."""
     if match := re.search(rb"\xff\x4f\xff\x51.{38}(.)", data[: 1 << 16], re.DOTALL):
         depth = (match[1][0] & 0x7F) + 1
         return depth if depth > 8 else 0

@@ -191,7 +191,9 @@ def _ome_planes(xml: str, num_pages: int) -> tuple[list[int], int]:
     samples = 1 if channel is None else int(channel.get("SamplesPerPixel", 1))
     order = pixels.get("DimensionOrder", "XYCZT")[2:]  # the fastest first
     sizes = [int(pixels.get(f"Size{axis}", 1)) for axis in order]
-    sizes = [size // samples if axis == "C" else size for size, axis in zip(sizes, order)]
+    sizes = [
+        size // samples if axis == "C" else size for size, axis in zip(sizes, order, strict=True)
+    ]
     found: dict[tuple[int, int], dict[int, int]] = {}
     for block in blocks:
         if block.findtext("{*}UUID") not in (None, own):
@@ -202,7 +204,7 @@ def _ome_planes(xml: str, num_pages: int) -> tuple[list[int], int]:
         number = starts[0] + sizes[0] * (starts[1] + sizes[1] * starts[2])
         for offset in range(min(count, num_pages - page, math.prod(sizes) - number)):
             place, position = number + offset, {}
-            for axis, size in zip(order, sizes):
+            for axis, size in zip(order, sizes, strict=True):
                 place, position[axis] = divmod(place, size)
             images = found.setdefault((position["T"], position["Z"]), {})
             images[position["C"]] = page + offset
@@ -245,7 +247,7 @@ def _decode_page(page: Any) -> Decoded:
 
 
 def _read(page: Any) -> np.ndarray:
-    """Return the samples of a page, `(H, W, S)`, in their own dtype and the machine's byte order."""
+    """Return the samples of a page, `(H, W, S)`, in their own dtype."""
     if page.dtype is None or np.dtype(page.dtype).kind not in "buif" or page.photometric in _LOG:
         raise ValueError(
             f"a TIFF must hold whole numbers or floats. Received: {page.sampleformat!r} of "
@@ -287,7 +289,9 @@ def _check_whole(page: Any) -> None:
         raise ValueError("a TIFF must have all its strips or tiles")
     # A tile of no bytes is left out on purpose: it holds no data.
     if not offsets or any(
-        offset + count > size for offset, count in zip(offsets, counts) if offset and count
+        offset + count > size
+        for offset, count in zip(offsets, counts, strict=False)
+        if offset and count
     ):
         raise ValueError(f"a TIFF must be whole: {size} bytes do not hold its pixels")
 
@@ -319,7 +323,7 @@ def _missing(pixels: np.ndarray, page: Any) -> np.ndarray | None:
 
 
 def _in_colour(pixels: np.ndarray, page: Any) -> np.ndarray:
-    """Return stored bands as grey, RGB or bands whose 0 is dark, of 8 bits where they have fewer."""
+    """Return grey, RGB or bands whose 0 is dark, stretched to 8 bits where they have fewer."""
     if page.photometric == _PALETTE:
         return _from_palette(pixels, page)
     if pixels.dtype == np.bool_:
