@@ -152,11 +152,13 @@ def test_a_modality_table_is_looked_up():
     assert np.array_equal(pixels_of(write(image))[..., 0], [[100, 300], [200, 5]])
 
 
-def test_padding_is_missing():
+@pytest.mark.parametrize("kind, padding", [("SS", -2000), ("US", 63536)])
+def test_padding_is_missing(kind, padding):
+    """Some programs write the padding without the sign that the pixels have."""
     values = np.array([[-2000, -1024], [5, 100]])
     tags = {"RescaleSlope": "1", "RescaleIntercept": "-24"}
     image = dataset(values.astype(np.int16).view(np.uint16), signed=1, **tags)
-    image.add_new("PixelPaddingValue", "SS", -2000)
+    image.add_new("PixelPaddingValue", kind, padding)
     decoded = decode_image(write(image))
     assert np.array_equal(decoded.missing[..., 0], [[True, False], [False, False]])
     assert np.array_equal(decoded.pixels[..., 0], values - 24)

@@ -267,7 +267,7 @@ def _read(page: Any) -> np.ndarray:
     _check_whole(page)
     try:
         samples = page.asarray(maxworkers=1)
-    except ValueError as error:
+    except (ValueError, NotImplementedError) as error:
         if "imagecodecs" in str(error):
             raise _CodecMissing(str(error)) from error
         raise
@@ -315,7 +315,7 @@ def _missing(pixels: np.ndarray, page: Any) -> np.ndarray | None:
         with np.errstate(over="ignore"):
             value = pixels.dtype.type(value)
         missing = np.isnan(pixels) if np.isnan(value) else pixels == value
-    elif value != value or value != np.floor(value):
+    elif not np.isfinite(value) or value != np.floor(value):
         return None
     else:
         missing = pixels == int(value)
