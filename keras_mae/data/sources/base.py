@@ -54,18 +54,15 @@ class Source:
         augmentation: "crop", "shift" or "none", what training does to an image by default.
         order_guarantee: string, how well an epoch is shuffled and at what cost.
         default_holdout: float, the share that `split()` holds out.
-        own_parts: dict of "train", "validation" and "test" to int64 arrays of records, of a source
-            that has splits of its own; else None. Labels and classes are those of all parts.
-        multi_label: bool. Whether an image may have several labels, or none.
-        notes: list of strings, each a line for a person, of what was left out and why.
-        OPTIONS: names of the constructor's keyword arguments beside `seed`.
+        OPTIONS: names of the constructor's keyword arguments beside `seed`, which `load_source`
+            may hand on.
 
     Args:
         num_records: int.
         seed: int, decides what `split` holds out.
     """
 
-    OPTIONS: tuple[str, ...] = ()  # keyword arguments that `load_source` may hand on
+    OPTIONS: tuple[str, ...] = ()
 
     name = ""
     num_classes: int | None = None
