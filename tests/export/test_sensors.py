@@ -158,16 +158,9 @@ def test_signatures_of_a_saved_model(name, tmp_path):
 def test_eight_bits_are_calibrated_in_the_sensors_values(quantize, tmp_path):
     pytest.importorskip("ai_edge_litert")
     model = encoder(value_range=(-1024, 3071))
-    options = {"representative": "mnist5k", "num_representative": 16}
-    path = export_encoder(
-        model,
-        tmp_path / "out",
-        "litert",
-        quantize=quantize,
-        check_dataset="mnist5k",
-        **options,
-        **QUICK,
-    )
+    options = {"quantize": quantize, "representative": "mnist5k", "num_representative": 16}
+    options |= {"check_dataset": "mnist5k", **QUICK}
+    path = export_encoder(model, tmp_path / "out", "litert", **options)
     card = card_of(path)
     assert card["check"]["min_cosine"] > 0.99 and card["check"]["images"] == "mnist5k"
 
@@ -182,14 +175,8 @@ def test_the_plain_forward_pass_keeps_each_level_far_from_0():
 
 def test_the_projection_by_hand():
     """Values of -1000..3000, of which 1000 is the middle: (1000 - -1000) / 4000 is the mean."""
-    model = encoder(
-        patch_size=28,
-        hidden_dim=4,
-        num_heads=1,
-        mean=(0.5,),
-        std=(0.25,),
-        value_range=(-1000, 3000),
-    )
+    sizes = {"patch_size": 28, "hidden_dim": 4, "num_heads": 1}
+    model = encoder(**sizes, mean=(0.5,), std=(0.25,), value_range=(-1000, 3000))
     weights = {
         "encoder.patch_embedding.projection.kernel": np.full((784, 4), 0.5),
         "encoder.patch_embedding.projection.bias": np.ones(4),
