@@ -42,17 +42,32 @@ def decode_image(data, background):
             # With all four, TensorFlow turns every kind of transparency into alpha.
             pixels = tf.io.decode_png(data, channels=4)
         colours = tf.cast(_with_channels(pixels[..., :3], channels), tf.float32)
-        alpha = tf.cast(pixels[..., 3:], tf.float32) / 255
+        alpha = _alpha(pixels[..., 3:], data)
         return alpha * colours + (1 - alpha) * tf.constant(background, tf.float32)
 
     size = tf.strings.length(data)
     return tf.cond(_starts_with(data, _JPEG), jpeg, png)
 
 
+def _alpha(alpha, data):
+    """Return a PNG's alpha channel, uint8 `(H, W, 1)` as decoded, as float32 in [0, 1].
+
+    Where a file has none, TensorFlow fills in the greatest value of the file's own bits: 1, 3 or 15
+    for images of 1, 2 or 4 bits.
+    """
+    bits = tf.io.decode_raw(tf.strings.substr(_padded(data, 25), 24, 1), tf.uint8)
+    filled = tf.cast(2 ** tf.cast(bits, tf.int32) - 1, tf.uint8)
+    is_opaque = tf.reduce_all(alpha == filled)
+    return tf.where(is_opaque, 1.0, tf.cast(alpha, tf.float32) / 255)
+
+
 def _starts_with(data, start):
-    # `substr` refuses strings that are too short.
-    padded = tf.strings.join([data, b"\0" * len(start)])
-    return tf.strings.substr(padded, 0, len(start)) == start
+    return tf.strings.substr(_padded(data, len(start)), 0, len(start)) == start
+
+
+def _padded(data, count):
+    """Return bytes with zeros behind them: `substr` refuses strings that are too short."""
+    return tf.strings.join([data, b"\0" * count])
 
 
 def _with_channels(image, channels):
