@@ -201,7 +201,8 @@ class Source:
             names, inverse = np.unique(ranks, return_inverse=True)
             count = max(1, round(len(names) * holdout))
             is_held[np.asarray(group)[inverse < count]] = True
-        if self.num_examples < SMALL_SET and self.labels() is not None:
+        one_each = self.labels() is not None and not self.multi_label
+        if self.num_examples < SMALL_SET and one_each:
             is_held = self._with_each_class_on_both_sides(is_held)
         if is_held.all():
             raise ValueError(

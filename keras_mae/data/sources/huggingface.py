@@ -172,7 +172,7 @@ class HuggingFace(EncodedSource):
             if len(names) < 2:
                 self.notes.append(f"column {column!r} has {len(names)} classes: it is not used")
                 return
-            self.class_names, self._labels = names, labels
+            self.class_names, self._labels = list(map(printable, names)), labels
         elif given is not None:
             raise ValueError(
                 f"`label_column` must be of ClassLabel, ints or texts. Received: {column!r}, in "
