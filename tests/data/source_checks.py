@@ -3,13 +3,20 @@
     class TestMine(SourceChecks):
         spec = "my_module:Mine:argument"
 
-or, where the images must be made first, one with a fixture `source` of its own.
+or, where the images must be made first, one with a fixture `source` of its own. A source of files
+by name is a subclass of `FileSourceChecks`, which says how files become one.
 """
+
+import concurrent.futures
+import io
+import json
+import os
 
 import numpy as np
 import pytest
+from PIL import Image
 
-from keras_mae.data import eval_dataset, load_source, pretrain_dataset
+from keras_mae.data import ArraySource, eval_dataset, load_source, pretrain_dataset
 
 
 class SourceChecks:
@@ -63,10 +70,15 @@ class SourceChecks:
         if source.num_classes is None:
             assert known is None and source.class_names is None
             return
+        assert len(source.class_names) == source.num_classes
+        if source.multi_label:
+            assert known.dtype == np.uint8
+            assert known.shape == (source.num_examples, source.num_classes)
+            assert source.read(0)[1] is None
+            return
         batches = eval_dataset(few, with_labels=True, **self.settings(few))
         labels = np.concatenate([labels for _, labels in batches])
         assert labels.min() >= 0 and labels.max() < source.num_classes
-        assert len(source.class_names) == source.num_classes
         if known is not None:
             assert known.dtype == np.int64 and len(known) == source.num_examples
             np.testing.assert_array_equal(labels, few.labels())
@@ -84,3 +96,97 @@ class SourceChecks:
         assert isinstance(height, int) and min(height, width) > 0
         if source.image_size is not None:
             assert (height, width) == tuple(source.image_size)
+
+    def test_its_own_parts_are_disjoint_and_make_up_the_whole(self, source):
+        if source.own_parts is None:
+            return
+        assert set(source.own_parts) <= {"train", "validation", "test"}
+        assert len(source.own_parts["train"]) > 0
+        every = np.concatenate(list(source.own_parts.values()))
+        np.testing.assert_array_equal(np.sort(every), np.arange(source.num_examples))
+
+    def test_eight_threads_read_the_same_bytes_as_one(self, source):
+        if isinstance(source, ArraySource):
+            return
+        records = [int(record) for record in self.few(source).indices] * 20
+        with concurrent.futures.ThreadPoolExecutor(8) as pool:
+            together = list(pool.map(source.read, records))
+        for record, (data, label) in zip(records, together, strict=True):
+            alone, known = source.read(record)
+            assert np.array_equal(data, alone) and label == known
+
+    def test_sizes_in_bytes_are_those_of_the_content(self, source):
+        for record in self.few(source).indices:
+            size = source.record_bytes(int(record))
+            if size is not None:
+                data, _ = source.read(int(record))
+                assert size == (data.nbytes if isinstance(data, np.ndarray) else len(data))
+
+    def test_its_notes_are_lines(self, source):
+        assert all(note and "\n" not in note for note in source.notes)
+
+
+def png(seed):
+    """The bytes of a small PNG, another for each seed."""
+    file = io.BytesIO()
+    pixels = np.random.RandomState(seed).randint(0, 256, (20, 24, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(file, "PNG")
+    return file.getvalue()
+
+
+class FileSourceChecks(SourceChecks):
+    """What holds for every source that has its images by name."""
+
+    def make(self, folder, files):
+        """Write files under a folder in the source's own form; return the spec.
+
+        Args:
+            folder: path.
+            files: dict of relative name, as `os.fsdecode` gives it, to bytes. The class of an
+                image is its top folder.
+        """
+        raise NotImplementedError
+
+    @pytest.fixture
+    def files(self):
+        names = [f"{label}/{number:02d}.png" for label in ("cat", "dog") for number in range(6)]
+        return {name: png(seed) for seed, name in enumerate(names)}
+
+    @pytest.fixture
+    def source(self, files, tmp_path):
+        return load_source(self.make(tmp_path, files))
+
+    def contents(self, source):
+        """Dict of the bytes of each image to the name of its class."""
+        reads = (source.read(record) for record in range(source.num_examples))
+        return {data: source.class_names[label] for data, label in reads}
+
+    def test_all_files_are_there_with_their_classes(self, source, files):
+        expected = {data: name.split("/")[0] for name, data in files.items()}
+        assert self.contents(source) == expected
+        assert source.class_names == ["cat", "dog"]
+
+    def test_what_systems_leave_behind_is_left_out(self, files, tmp_path):
+        strays = ("cat/._00.png", "__MACOSX/cat/00.png", ".hidden/1.png", "dog/@eaDir/1.png")
+        whole = {**files, **{name: b"no image" for name in strays}}
+        source = load_source(self.make(tmp_path, whole))
+        assert set(self.contents(source)) == set(files.values())
+
+    def test_a_name_that_is_not_utf8_is_one_like_any_other(self, files, tmp_path):
+        odd = os.fsdecode(b"caf\xe9/\xe9t\xe9.png")
+        data = png(99)
+        source = load_source(self.make(tmp_path, {**files, odd: data, "gr\u00fcn/1.png": png(98)}))
+        assert source.num_examples == len(files) + 2
+        assert self.contents(source)[data] == "caf\\udce9" and "gr\u00fcn" in source.class_names
+        assert source.fingerprint() and source.split()[1].num_examples
+        (record,) = [r for r in range(source.num_examples) if source.read(r)[0] == data]
+        assert os.fsencode(source.key(record)).count(b"\xe9") >= 3
+        assert json.loads(json.dumps(source.path(record))) == source.path(record)
+
+    def test_a_set_that_moved_has_the_same_keys(self, files, tmp_path):
+        keys = []
+        for place in ("here", "there"):
+            (tmp_path / place).mkdir()
+            source = load_source(self.make(tmp_path / place, files))
+            keys.append([source.key(record) for record in range(source.num_examples)])
+        assert keys[0] == keys[1]

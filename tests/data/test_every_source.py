@@ -1,12 +1,16 @@
 """The checks that every source passes, and sources from outside."""
 
+import csv
+import json
+import os
 import re
 import sys
 import textwrap
+import zipfile
 from pathlib import Path
 
 import pytest
-from source_checks import SourceChecks
+from source_checks import FileSourceChecks, SourceChecks, png
 
 from keras_mae import registry
 from keras_mae.data import load_source, tfrecords
@@ -47,24 +51,110 @@ class TestPhotos(SourceChecks):
     spec = "photos"
 
 
+def write_files(folder, files):
+    for name, data in files.items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+
+
 class TestFolder(SourceChecks):
     @pytest.fixture
     def source(self, make_folder):
         return load_source(f"folder:{make_folder(12)}")
 
 
-class TestFolderOfClasses(SourceChecks):
-    @pytest.fixture
-    def source(self, make_classes):
-        return load_source(f"folder:{make_classes(6, 5)}")
+class TestFolderOfClasses(FileSourceChecks):
+    def make(self, folder, files):
+        write_files(folder / "images", files)
+        return f"folder:{folder}/images"
 
 
-class TestTFRecord(SourceChecks):
+class TestFolderOfSplits(SourceChecks):
     @pytest.fixture
-    def source(self, make_classes, tmp_path):
-        folder = load_source(f"folder:{make_classes(6, 5)}")
-        tfrecords.write_tfrecords(folder, tmp_path / "packed/all", num_shards=2)
-        return load_source(f"tfrecord:{tmp_path}/packed/all-*.tfrecord")
+    def source(self, tmp_path):
+        tops = [f"{split}/{label}" for split in ("train", "val", "test") for label in "ab"]
+        names = [f"{top}/{number}.png" for top in tops for number in range(3)]
+        write_files(tmp_path, {name: png(seed) for seed, name in enumerate(names)})
+        return load_source(f"folder:{tmp_path}")
+
+
+class OldName(zipfile.ZipInfo):
+    """A member whose name is written as the bytes that it is, without a word of UTF-8."""
+
+    def _encodeFilenameFlags(self):
+        return os.fsencode(self.filename), self.flag_bits
+
+
+class TestZip(FileSourceChecks):
+    def make(self, folder, files):
+        with zipfile.ZipFile(folder / "all.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+            for name, data in files.items():
+                is_utf8 = "\udce9" not in name
+                archive.writestr(zipfile.ZipInfo(name) if is_utf8 else OldName(name), data)
+        return f"zip:{folder}/all.zip"
+
+
+class TestWebDataset(FileSourceChecks):
+    """Two shards, with texts as labels; names that begin with dots are no keys of webdataset's."""
+
+    def make(self, folder, files):
+        webdataset = pytest.importorskip("webdataset")
+        for shard in range(2):
+            path = str(folder / f"s-{shard}.tar")
+            with webdataset.TarWriter(path, encoder=False) as tar:
+                for name in list(files)[shard::2]:
+                    label = json.dumps({"label": name.split("/")[0]})
+                    key = name.removesuffix(".png")
+                    tar.write({"__key__": key, "png": files[name], "json": label.encode()})
+        return f"webdataset:{folder}/s-{{0..1}}.tar"
+
+
+class TestTable(FileSourceChecks):
+    def make(self, folder, files):
+        write_files(folder, files)
+        options = {"newline": "", "encoding": "utf-8", "errors": "surrogateescape"}
+        with open(folder / "all.csv", "w", **options) as file:
+            table = csv.writer(file)
+            table.writerow(["image", "label"])
+            named = [name for name in files if files[name] != b"no image"]  # the table's business
+            table.writerows([name, name.split("/")[0]] for name in named)
+        return f"table:{folder}/all.csv"
+
+
+class TestTableOfSeveralLabels(SourceChecks):
+    @pytest.fixture
+    def source(self, tmp_path):
+        labels = [["a"], ["a", "b"], [], ["c", "a"], None, ["b"]]
+        write_files(tmp_path, {f"{number}.png": png(number) for number in range(6)})
+        rows = [{"image": f"{number}.png", "label": row} for number, row in enumerate(labels)]
+        (tmp_path / "all.jsonl").write_text("\n".join(map(json.dumps, rows)))
+        return load_source(f"table:{tmp_path}/all.jsonl")
+
+
+class TestHuggingFace(SourceChecks):
+    @pytest.fixture
+    def source(self, tmp_path):
+        datasets = pytest.importorskip("datasets")
+        features = datasets.Features(
+            {"img": datasets.Image(), "label": datasets.ClassLabel(names=["zebra", "ant"])}
+        )
+
+        def table(start, count):
+            rows = [{"img": {"bytes": png(n)}, "label": n % 2} for n in range(start, start + count)]
+            return datasets.Dataset.from_list(rows, features=features)
+
+        sets = datasets.DatasetDict(train=table(0, 8), test=table(20, 4))
+        sets.save_to_disk(tmp_path / "saved")
+        return load_source(f"huggingface:{tmp_path}/saved")
+
+
+class TestTFRecord(FileSourceChecks):
+    def make(self, folder, files):
+        write_files(folder / "images", files)
+        source = load_source(f"folder:{folder}/images")
+        tfrecords.write_tfrecords(source, folder / "packed/all", num_shards=2)
+        return f"tfrecord:{folder}/packed/all-*.tfrecord"
 
 
 @pytest.fixture
@@ -90,10 +180,14 @@ class TestOwn(SourceChecks):
 def test_the_kinds_are_the_files():
     assert registry.names("keras_mae.data.sources") == [
         "folder",
+        "huggingface",
         "mnist5k",
         "photos",
+        "table",
         "tfds",
         "tfrecord",
+        "webdataset",
+        "zip",
     ]
 
 
@@ -109,6 +203,23 @@ def test_a_wrong_kind_lists_the_kinds(own_module, spec):
 def test_a_spec_that_does_not_fit_names_the_argument(own_module, spec):
     with pytest.raises(ValueError, match="`dataset`"):
         load_source(spec)
+
+
+@pytest.mark.parametrize(
+    "kind", ["folder", "zip", "table", "webdataset", "huggingface", "tfrecord", "tfds"]
+)
+@pytest.mark.parametrize("argument", ["", "/no/where", "/no/where-{0..3}.tar", "/no/x.csv:test"])
+def test_what_is_not_there_is_named(kind, argument):
+    pytest.importorskip({"huggingface": "datasets", "tfds": "tensorflow_datasets"}.get(kind, "re"))
+    with pytest.raises(ValueError, match="`dataset`"):
+        load_source(f"{kind}:{argument}")
+
+
+def test_an_option_that_a_kind_does_not_take_is_named(make_folder):
+    folder = make_folder(2)
+    assert load_source(f"folder:{folder}", image_column=None).num_examples == 2
+    with pytest.raises(ValueError, match="`image_column`.*'folder'"):
+        load_source(f"folder:{folder}", image_column="image")
 
 
 def test_a_path_alone_is_told_how_it_is_written(tmp_path):

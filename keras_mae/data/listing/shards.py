@@ -74,9 +74,9 @@ def _index_paths(path):
 def _read_kept(place, stamp):
     try:
         kept = json.loads(place.read_text(encoding="utf-8"))
-        return kept if kept.pop("stamp", None) == stamp else None
-    except (OSError, ValueError, AttributeError):
+    except (OSError, ValueError):
         return None
+    return kept if isinstance(kept, dict) and kept.pop("stamp", None) == stamp else None
 
 
 def _scan(path, size):

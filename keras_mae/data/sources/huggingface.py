@@ -160,26 +160,26 @@ class HuggingFace(EncodedSource):
         column = given or LABEL_COLUMN
         if column not in features:
             return
+        kind = _class_label(library, features[column])
+        if kind is None and not _is_text_or_int(library, features[column]):
+            if given is None:
+                return
+            raise ValueError(
+                f"`label_column` must be of ClassLabel, ints or texts. Received: {column!r}, in "
+                f"{self._shown}"
+            )
         values: list[Any] = []
         for _, table, start, end in parts:
             values += table.data.column(column).slice(start, end - start).to_pylist()
-        kind = _class_label(library, features[column])
         if kind is not None:
             self._take_class_numbers(values, list(kind.names), column)
-        elif all(v is None or isinstance(v, int | str) for v in values):
+        else:
             texts = [None if v is None or v == "" or v == -1 else str(v) for v in values]
             names, labels = numbering.number_labels(texts)
             if len(names) < 2:
                 self.notes.append(f"column {column!r} has {len(names)} classes: it is not used")
                 return
-            self.class_names, self._labels = names, labels
-        elif given is not None:
-            raise ValueError(
-                f"`label_column` must be of ClassLabel, ints or texts. Received: {column!r}, in "
-                f"{self._shown}"
-            )
-        else:
-            return
+            self.class_names, self._labels = list(map(printable, names)), labels
         self.num_classes = len(self.class_names or ())
         if self._labels is not None:
             self.notes += numbering.unlabelled_note(self._labels)
@@ -244,6 +244,12 @@ def _class_label(library, kind):
     """The `ClassLabel` of a column's type, or of the entries of its lists; else None."""
     inner = getattr(kind, "feature", kind[0] if isinstance(kind, list) and kind else kind)
     return inner if isinstance(inner, library.ClassLabel) else None
+
+
+def _is_text_or_int(library, kind):
+    return isinstance(kind, library.Value) and kind.dtype.strip("u0123468").removeprefix(
+        "large_"
+    ) in ("int", "string", "bool")
 
 
 def _split_spec(argument):

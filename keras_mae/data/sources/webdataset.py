@@ -69,7 +69,8 @@ class WebDataset(EncodedSource):
         if all(text is None for text in texts):
             return
         number = numbering.number_label_sets if lists else numbering.number_labels
-        self.class_names, self._labels = number(texts)
+        names, self._labels = number(texts)
+        self.class_names = list(map(printable, names))
         self.num_classes = len(self.class_names)
         self.notes += numbering.unlabelled_note(self._labels)
 
