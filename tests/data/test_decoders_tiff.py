@@ -370,12 +370,43 @@ def test_a_wrong_description_does_not_hide_the_pages():
     assert np.array_equal(decoded.pixels[..., 0], GREY)
 
 
-@pytest.mark.parametrize("options", [{}, {"compression": "zlib", "rowsperstrip": 4}])
+@pytest.mark.parametrize(
+    "options", [{}, {"compression": "zlib", "rowsperstrip": 4}, {"tile": (16, 16)}]
+)
 def test_a_file_that_is_cut_is_an_error(options):
     data = encode(GREY, metadata=None, **options)
     for cut in (1, 2, 10, 100, 500, len(data) - 8):
         with pytest.raises(Exception, match=".+"):
             decode_image(data[:-cut])
+
+
+@pytest.mark.parametrize("options", [{"compression": "zlib"}, {"compression": "packbits"}])
+def test_a_file_without_all_its_strips_is_an_error(options):
+    data = bytearray(encode(GREY, metadata=None, rowsperstrip=4, **options))
+    with tifffile.TiffFile(io.BytesIO(data)) as tif:
+        places = [tif.pages[0].tags[code].offset for code in (273, 279)]
+    for place in places:  # two strips of five are named
+        data[place + 4 : place + 8] = (2).to_bytes(4, "little")
+    with pytest.raises(ValueError, match="strips"):
+        decode_image(bytes(data))
+
+
+def test_a_tile_that_is_left_out_holds_no_data():
+    pixels = np.ones((32, 32), np.float32)
+    data = bytearray(encode(pixels, tile=(16, 16), metadata=None, **nodata("-9999")))
+    with tifffile.TiffFile(io.BytesIO(data)) as tif:
+        tags = [tif.pages[0].tags[code] for code in (324, 325)]
+    for tag in tags:  # the offset and the number of bytes of the first of four
+        size = {3: 2, 4: 4}[tag.dtype]
+        data[tag.valueoffset : tag.valueoffset + size] = bytes(size)
+    decoded = decode(bytes(data))
+    assert decoded.missing[:16, :16].all() and decoded.missing.sum() == 256
+
+
+def test_of_a_volume_the_first_slice_is_taken():
+    volume = RNG.randint(0, 256, (16, 32, 32)).astype(np.uint8)
+    data = encode(volume, volumetric=True, tile=(16, 16, 16), photometric="minisblack")
+    assert np.array_equal(decode(data).pixels[..., 0], volume[0])
 
 
 def test_too_large_sizes_are_refused_before_memory_is_taken():
