@@ -108,7 +108,8 @@ def open_parts(
         raise ValueError(
             f"`holdout` must be None where `validation_dataset` is given. Received: {holdout}"
         )
-    train = source.part("train") or source
+    train: Source = source.part("train") or source
+    heldout: Any
     own = {name: source.part(name) for name in ("validation", "test")}
     origin = {"train": f"{dataset}, its own training images" if source.own_parts else dataset}
     test = own["test"]

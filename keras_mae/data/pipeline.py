@@ -184,7 +184,8 @@ def eval_dataset(
     normalize = stream.normalizer(mean, std, source.channels, image_size)
     num_examples = source.num_examples
     places = stream.own_places(batch_size, shard_index, num_shards)
-    no_label = np.full((source.num_classes,) if source.multi_label else (), NO_LABEL, np.int64)
+    label_shape = (source.num_classes or 0,) if source.multi_label else ()
+    no_label = np.full(label_shape, NO_LABEL, np.int64)
 
     def load(example):
         handle = reader.read(example, None)

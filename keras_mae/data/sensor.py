@@ -109,8 +109,9 @@ class Sensor:
     @property
     def value_range(self) -> tuple[float, float]:
         """The range that a model of these images has in its config."""
-        wide = self.is_wide and self.wide_range is not None
-        return self.wide_range if wide else self.byte_range
+        if self.is_wide and self.wide_range is not None:
+            return self.wide_range
+        return self.byte_range
 
     @property
     def takes_bytes_as_they_are(self) -> bool:
@@ -156,7 +157,7 @@ class Sensor:
         Raises:
             ValueError: if it has other bands, or no pixel with data.
         """
-        pixels, missing, alpha = self._channels(*self._bands(image), image.alpha)
+        pixels, missing, alpha = self._seen_channels(image)
         plain = alpha is None and missing is None and self.takes_bytes_as_they_are
         if plain and pixels.dtype == np.uint8:
             return pixels
@@ -201,6 +202,10 @@ class Sensor:
             pixels = pixels[:, :, chosen]
             missing = None if missing is None else missing[:, :, chosen]
         return pixels, None if missing is None or not missing.any() else missing
+
+    def _seen_channels(self, image):
+        pixels, missing = self._bands(image)
+        return self._channels(pixels, missing, image.alpha)
 
     def _channels(self, pixels, missing, alpha):
         """(pixels, missing, alpha) of the channels wanted, but for an alpha that is kept."""

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from keras_mae.evaluation.confusion import confusion_matrix
+from keras_mae.files import printable
 from keras_mae.models.classifier import check_class_names
 
 # With fewer classes nearly all is among the five best.
@@ -152,6 +153,30 @@ def multi_label_metrics(
         "micro_f1": _row("all", *_counts(labels, predicted))["f1"],
         "classes": table,
     }
+
+
+def format_classes(table: Sequence[dict[str, Any]], most: int = 20) -> str:
+    """Return the rows of classes as lines of text: all of them, or those of the lowest F1.
+
+    Args:
+        table: see `class_table`, or "classes" of `multi_label_metrics`.
+        most: int, how many rows at most.
+    """
+    columns = ["precision", "recall", "f1"]
+    columns += [name for name in ("auroc", "average_precision") if name in table[0]]
+    rows = list(table)
+    title = "Classes:"
+    if len(rows) > most:
+        known = [row for row in rows if row["f1"] is not None]
+        rows = sorted(known, key=lambda row: row["f1"])[:most]
+        title = f"The {len(rows)} classes of the lowest F1, of {len(table)}; results.json has all:"
+    width = max(len("class"), *(len(printable(row["name"])) for row in rows))
+    lines = [title, f"{'class':<{width}}  images" + "".join(f"  {c:>9}" for c in columns)]
+    for row in rows:
+        shown = ["-" if row[c] is None else f"{row[c]:.1%}" for c in columns]
+        cells = "".join(f"  {v:>{max(9, len(c))}}" for c, v in zip(columns, shown, strict=True))
+        lines.append(f"{printable(row['name']):<{width}}  {row['images']:>6,}{cells}")
+    return "\n".join(lines)
 
 
 def _check_scores(scores: Any) -> np.ndarray:

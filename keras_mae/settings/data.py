@@ -166,9 +166,9 @@ class DataSettings(Settings):
 
     def source_options(self) -> dict[str, Any]:
         """Return the keyword arguments of `keras_mae.data.load_source`."""
-        names = ("image_column", "label_column", "label_separator")
-        names += ("channels", "bands", "value_range", "background")
-        options = {name: getattr(self, name) for name in names}
+        of_tables = ("image_column", "label_column", "label_separator")
+        of_pixels = ("channels", "bands", "value_range", "background")
+        options = {name: getattr(self, name) for name in (*of_tables, *of_pixels)}
         return {**options, "statistics": self.given_statistics()}
 
 

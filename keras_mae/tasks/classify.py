@@ -12,7 +12,13 @@ import numpy as np
 from keras_mae.data import Source, eval_dataset
 from keras_mae.data.finetune import balanced_subset, finetune_dataset
 from keras_mae.data.parts import labelled
-from keras_mae.evaluation.classification import format_classes, several_labels, single_label
+from keras_mae.evaluation.classification import (
+    LEAST_FOR_TOP5,
+    format_classes,
+    multi_label_metrics,
+    single_label_metrics,
+)
+from keras_mae.evaluation.confusion import confusion_matrix
 from keras_mae.evaluation.features import extract_features
 from keras_mae.evaluation.knn import knn_predict
 from keras_mae.files import save_model, weights_digest
@@ -25,7 +31,6 @@ from keras_mae.settings.finetune import FinetuneSettings
 from keras_mae.settings.run import PRECISIONS
 from keras_mae.tasks.images import EVAL_BATCH, ImageTask, device_line
 from keras_mae.tasks.probe import (
-    LEAST_FOR_TOP5,
     compile_head,
     compiled_function,
     encoder_predictor,
@@ -56,10 +61,11 @@ def finetune(
     Returns:
         dict, as in `results.json`: "protocol", "top1" and "top5" (None for fewer than 6 classes,
         and for kNN) on the test images, else on those held out ("measured_on"), in [0, 1],
-        "f1_macro", "per_class"; of images with several labels "auroc", "map", "f1_macro" and
-        "f1_micro" in their place; "val_curve" (held-out top-1 after each epoch),
-        "training_seconds", "train_examples", "heldout_examples", "trainable_blocks", and for kNN
-        "knn" (k to top-1). With `dry_run`, an empty dict, and nothing is written.
+        "macro_f1", "classes"; of images with several labels, in their place, what
+        `keras_mae.evaluation.classification.multi_label_metrics` gives; "val_curve" (held-out
+        top-1 after each epoch), "training_seconds", "train_examples", "heldout_examples",
+        "trainable_blocks", and for kNN "knn" (k to top-1). With `dry_run`, an empty dict, and
+        nothing is written.
     Raises:
         ValueError: for a setting, an encoder or a data set that does not fit, before any training.
         NonFiniteLossError, CheckpointError, Interrupted: see `keras_mae.training.loop.run`.
@@ -316,18 +322,17 @@ class Classify(ImageTask):
             return {}
         found = self._neighbours() if self.settings.protocol == "knn" else self._trained()
         scores, labels = found.pop("scores"), found.pop("labels")
-        names = self.train.class_names
+        names = self.classifier.class_names
         if self.several:
-            found.update(several_labels(scores, labels, names))
-        else:
-            measured = single_label(scores, labels, names, self.num_classes)
-            # Of neighbours there is no second guess.
-            found.update({**measured, **found})
-            confusion_figure(
-                np.array(measured["confusion_matrix"]),
-                self.directory / "figures" / "confusion.png",
-                names,
+            found.update(
+                multi_label_metrics(scores, self._targets(labels), names, from_logits=True)
             )
+        else:
+            # Of neighbours there is no second guess: what they found stays.
+            found = {**single_label_metrics(scores, labels, names), **found}
+            matrix = confusion_matrix(labels, scores.argmax(axis=1), self.num_classes)
+            confusion_figure(matrix, self.directory / "figures" / "confusion.png", names)
+            found["confusion_matrix"] = matrix.tolist()
         return {
             "protocol": self.settings.protocol,
             "measured_on": self.measured_name,
@@ -384,22 +389,22 @@ class Classify(ImageTask):
             parts = [
                 f"{name} {'not defined' if results[key] is None else format(results[key], '.1%')}"
                 for name, key in (
-                    ("macro AUROC", "auroc"),
+                    ("macro AUROC", "macro_auroc"),
                     ("mAP", "map"),
-                    ("macro F1", "f1_macro"),
+                    ("macro F1", "macro_f1"),
                 )
             ]
         else:
             parts = [f"top-1 {results['top1']:.1%}"]
             if results["top5"] is not None:
                 parts.append(f"top-5 {results['top5']:.1%}")
-            parts.append(f"macro F1 {results['f1_macro']:.1%}")
+            parts.append(f"macro F1 {results['macro_f1']:.1%}")
         parts += [f"kNN k={k}: {value:.1%}" for k, value in results.get("knn", {}).items()]
         lines = [
             f"\n{results['protocol']}, {results['train_examples']:,} training images: "
             f"{', '.join(parts)} of {results['heldout_examples']:,} {self.measured_name} images. "
             f"Took {results['training_seconds']:.0f} s.",
-            format_classes(results["per_class"]),
+            format_classes(results["classes"]),
             self.values_note(),
         ]
         if "stopped_early_at_step" in results:

@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from keras_mae.data import Source  # it needs TensorFlow
 
 EVAL_BATCH = 250
-LEAST_FOR_TOP5 = 6  # classes
 STEPS_PER_EXECUTION = 50  # a step is so small that to call it takes most of its time
 
 

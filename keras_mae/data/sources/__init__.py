@@ -52,7 +52,7 @@ def load_source(
             f"`dataset` must be KIND:ARGUMENT, such as folder:{printable(spec)}. "
             f"Received: {printable(spec)!r}"
         )
-    kind = registry.find(__name__, name, Source, "dataset")
+    kind: Any = registry.find(__name__, name, Source, "dataset")
     given = {key: value for key, value in options.items() if value is not None}
     for key, value in given.items():
         if key not in kind.OPTIONS:

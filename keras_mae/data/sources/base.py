@@ -408,7 +408,8 @@ class EncodedSource(Source):
         if not isinstance(data, np.ndarray):
             return image_facts(data)
         image = decoded(data)
-        return Facts(*image.pixels.shape, is_byte=image.pixels.dtype == np.uint8)
+        height, width, channels = image.pixels.shape
+        return Facts(height, width, channels, image.pixels.dtype == np.uint8)
 
     def record_size(self, record: int) -> tuple[int, int] | None:
         if self.image_size is not None:
