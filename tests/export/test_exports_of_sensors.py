@@ -126,10 +126,10 @@ def test_names_stay_in_onnx_files_of_other_graphs(options, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", SENSORS)
-def test_signatures_of_a_saved_model(name, tmp_path):
+def test_signatures_of_a_saved_model(name, tmp_path, monkeypatch):
     pytest.importorskip("tensorflow_serving.apis")
-    from keras_mae.export.serve_check import serve_check
-    from keras_mae.export.serving import read_warmup, serving_commands
+    from keras_mae.export import serve_check
+    from keras_mae.export.serving import predict_request, read_warmup, serving_commands
 
     model, dtype = sensor(name), SENSORS[name][1]
     path = export_encoder(model, tmp_path / "out", dense=True, **QUICK)
@@ -142,12 +142,21 @@ def test_signatures_of_a_saved_model(name, tmp_path):
         got = tf.saved_model.load(path).signatures[signature](images=tf.constant(images))
         np.testing.assert_allclose(got["tokens"], expected(model, images), atol=1e-5)
     # Warm-up requests hold values of the sensor, and so do those of a check.
-    for request in read_warmup(path):
+    requests = read_warmup(path)
+    assert len(requests) == 2 + len(stored)
+
+    def noted(*args):
+        requests.append(predict_request(*args))
+        return requests[-1]
+
+    monkeypatch.setattr(serve_check, "predict_request", noted)
+    assert serve_check.serve_check(path, lambda line: None) == []
+    assert len(requests) > 6
+    for request in requests:
         sent = tf.make_ndarray(request.inputs["images"])
         low, high = model.value_range
         assert low <= sent.min() < sent.max() <= high
         assert sent.max() - sent.min() > 0.9 * (high - low)
-    assert serve_check(path, lambda line: None) == []
     assert "serving_bytes" not in serving_commands(path)
     # What is loaded as an encoder knows its range.
     assert SavedModelEncoder(path).value_range == model.value_range
