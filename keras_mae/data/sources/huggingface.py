@@ -135,7 +135,7 @@ class HuggingFace(EncodedSource):
         self._bytes, self._paths, lengths = [], [], []
         splits, rows = [], []
         for name, table, start, end in parts:
-            column = table.data.column(self._image_column).slice(start, end - start)
+            column = self._column(table, self._image_column, start, end)
             for chunk in column.chunks:
                 lengths.append(len(chunk))
                 self._bytes.append(chunk.field("bytes"))
@@ -145,6 +145,18 @@ class HuggingFace(EncodedSource):
         self._starts = np.cumsum([0, *lengths])
         self._splits, self._rows = splits, rows
         self._split_starts = np.cumsum([0] + [end - start for start, end in rows])
+
+    def _column(self, table, name, start, end):
+        """Rows of a column, checked: Arrow takes places from a damaged file as they are."""
+        column = table.data.column(name).slice(start, end - start)
+        try:
+            column.validate(full=True)
+        except Exception as error:
+            raise ValueError(
+                f"`dataset` must be a whole table. Received: {self._shown}, where column {name!r} "
+                f"is damaged ({error})"
+            ) from error
+        return column
 
     def _read_labels(self, library, features, parts, given):
         if given is not None and given not in features:
@@ -170,7 +182,7 @@ class HuggingFace(EncodedSource):
             )
         values: list[Any] = []
         for _, table, start, end in parts:
-            values += table.data.column(column).slice(start, end - start).to_pylist()
+            values += self._column(table, column, start, end).to_pylist()
         if kind is not None:
             self._take_class_numbers(values, list(kind.names), column)
         else:
