@@ -9,7 +9,9 @@ from pathlib import Path
 import keras
 import numpy as np
 
-from keras_mae.data import evaluation_transform, load_image
+from keras_mae.data import evaluation_transform
+from keras_mae.data.decode import decode_image, reason_of
+from keras_mae.data.sensor import Sensor
 from keras_mae.files import check_writable, printable, save_model
 from keras_mae.interop import load_pretrained, save_pretrained
 from keras_mae.models import MaskedAutoencoder
@@ -35,14 +37,32 @@ def reconstruct(settings):
     from keras_mae.plots.figures import reconstruction_figure
 
     model = load_autoencoder(settings.model)
-    pixels = [
-        evaluation_transform(load_image(path, model.encoder.channels), model.image_size)
-        for path in settings.image
-    ]
-    images = normalize(255 * np.stack(pixels).astype("float32"), model.mean, model.std)
+    images = np.concatenate([read_picture(path, model.encoder) for path in settings.image])
     statistics = "oracle" if settings.oracle else "visible"
-    reconstruction_figure(model, images, settings.output, settings.seed, statistics)
+    reconstruction_figure(
+        model, images, settings.output, settings.seed, statistics, bands=settings.bands
+    )
     print(f"Wrote {settings.output}")
+
+
+def read_picture(path, encoder):
+    """Return a file's image as an encoder sees it: float32 `(1, H, W, C)`, normalised.
+
+    Raises:
+        ValueError: if it is no image, or cannot be seen with the encoder's channels.
+    """
+    try:
+        data = Path(path).read_bytes()
+        image = decode_image(data)
+        sensor = Sensor(channels=encoder.channels)
+        pixels = sensor.seen_by(encoder.mean, encoder.value_range).see(image)
+    except Exception as error:
+        raise ValueError(
+            f"`image` must be an image that a model of {encoder.channels} channels can see. "
+            f"Received: {printable(path)} ({reason_of(error)})"
+        ) from error
+    pixels = 255 * np.asarray(evaluation_transform(pixels, encoder.image_size))
+    return normalize(pixels[None].astype("float32"), encoder.mean, encoder.std)
 
 
 def load_autoencoder(path):

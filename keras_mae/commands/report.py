@@ -232,7 +232,7 @@ def _facts(maker, settings, encoders):
     """Return the part of `report.json` that is known before any work."""
     first = encoders[settings.seeds[0]]
     if settings.encoder is None:
-        trial = settings.pretrain_settings(settings.seeds[0], maker.source.typical_size())
+        trial = settings.pretrain_settings(settings.seeds[0], maker.train.typical_size())
         length = f"{trial.steps} steps" if trial.steps else f"{trial.epochs:g} epochs"
         words = f"one pre-trained for each seed, {trial.preset}, {length}"
     elif "{seed}" in settings.encoder:
@@ -245,6 +245,7 @@ def _facts(maker, settings, encoders):
         "dataset": settings.dataset,
         "train_images": maker.train.num_examples,
         "heldout_images": maker.heldout.num_examples,
+        "measured_on": "held-out" if maker.parts.test is None else "test",
         "num_classes": maker.num_classes,
         "image_size": list(first.image_size),
         "encoder": words,

@@ -7,8 +7,9 @@ import keras
 import numpy as np
 
 from keras_mae.commands.jobs import Job
-from keras_mae.data import eval_dataset, load_source
+from keras_mae.data import eval_dataset
 from keras_mae.data.finetune import balanced_subset
+from keras_mae.data.parts import labelled
 from keras_mae.evaluation.comparison import logistic_accuracy
 from keras_mae.evaluation.features import extract_features
 from keras_mae.evaluation.knn import knn_predict
@@ -17,7 +18,7 @@ from keras_mae.interop import load_encoder
 from keras_mae.models import ViTEncoder
 from keras_mae.models.weights import get_weights
 from keras_mae.tasks.classify import check_labels, finetune
-from keras_mae.tasks.images import EVAL_BATCH
+from keras_mae.tasks.images import EVAL_BATCH, parts_of
 from keras_mae.tasks.pretrain import build_autoencoder, pretrain
 from keras_mae.tasks.probe import (
     linear_probe,
@@ -67,9 +68,16 @@ class JobMaker:
     def __init__(self, settings):
         self.settings = settings
         self.directory = Path(settings.directory) / "jobs"
-        self.source = load_source(settings.dataset)
-        self.num_classes = check_labels(self.source)
-        self.train, self.heldout = self.source.split()
+        parts = labelled(parts_of(settings))
+        self.num_classes = check_labels(parts.train)
+        if parts.train.multi_label:
+            raise ValueError(
+                "`dataset` must have one label an image; scripts/finetune.py measures several. "
+                f"Received: {settings.dataset}"
+            )
+        self.parts, self.source, self.train = parts, parts.source, parts.train
+        # Nothing is chosen by the numbers of a report, so test images serve where there are some.
+        self.heldout = parts.heldout if parts.test is None else parts.test
         few, count = settings.train_examples, self.train.num_examples
         if few >= count:
             raise ValueError(
@@ -118,7 +126,7 @@ class JobMaker:
         Raises:
             ValueError: if no model can be built with them.
         """
-        trial = self.settings.pretrain_settings(seed, self.source.typical_size(), **changes)
+        trial = self.settings.pretrain_settings(seed, self.train.typical_size(), **changes)
         config = self._config(trial, str(changes))
 
         def work(directory):
@@ -134,7 +142,7 @@ class JobMaker:
         if key not in self._configs:
             # What no model can be built of is told now, and not after hours.
             steps = trial.total_steps(self.train.num_examples)
-            model = build_autoencoder(trial, self.source, steps)
+            model = build_autoencoder(trial, self.train, steps)
             self._check_channels(model.encoder, trial.preset)
             self._configs[key] = model.encoder.get_config()
         return self._configs[key]
@@ -177,7 +185,8 @@ class JobMaker:
     def pixels(self, seed, encoder, size):
         """Return the job that measures raw pixels, at the size that an encoder sees."""
         ks = tuple(self.settings.ks)
-        form = {name: encoder.config[name] for name in ("image_size", "mean", "std")}
+        names = ("image_size", "mean", "std", "value_range")
+        form = {name: encoder.config[name] for name in names}
 
         trial = self.settings.finetune_settings(
             seed, "linear", None, encoder.image_size, self.count(size)
@@ -209,9 +218,9 @@ class JobMaker:
         return Encoder(str(path), job.key, config, (job,))
 
     def _check_channels(self, encoder, name):
-        if encoder.channels != self.source.channels:
+        if encoder.channels != self.train.channels:
             raise ValueError(
-                f"`encoder` must take the {self.source.channels} channels of "
+                f"`encoder` must take the {self.train.channels} channels of "
                 f"{self.source.name!r}. Received: {name}, of {encoder.channels}"
             )
 

@@ -20,6 +20,7 @@ UNIFORMS_PER_IMAGE = 4 * CROP_TRIES + 1
 SHIFT_PIXELS = 2
 EVALUATION_RATIO = 256 / 224
 RESIZES = ("bilinear", "bicubic")
+FLIPS = ("none", "horizontal", "both", "dihedral")
 
 
 def random_crop_box(
@@ -68,9 +69,27 @@ def _largest(size, allowed):
     return tf.cast(tf.maximum(tf.round(tf.minimum(size, allowed)), 1.0), tf.int32)
 
 
-def random_flip(image: Tensor, uniform: Tensor) -> Tensor:
-    """Mirror left and right where `uniform` (a scalar in [0, 1)) is below a half."""
-    return tf.cond(uniform < 0.5, lambda: tf.reverse(image, axis=[1]), lambda: image)
+def random_flip(image: Tensor, uniform: Tensor, flips: str = "horizontal") -> Tensor:
+    """Mirror or turn an image, each way that is allowed with equal chance.
+
+    Args:
+        image: `(H, W, C)`.
+        uniform: scalar in [0, 1).
+        flips: "none"; "horizontal": mirrored left and right or not; "both": also up and down;
+            "dihedral": the eight ways to lay down a square, for images without an up. A turn by a
+            quarter makes `(W, H, C)` of `(H, W, C)`.
+    """
+    if flips == "none":
+        return image
+    if flips == "horizontal":
+        return tf.cond(uniform < 0.5, lambda: tf.reverse(image, axis=[1]), lambda: image)
+    ways = 4 if flips == "both" else 8
+    way = tf.minimum(tf.cast(uniform * ways, tf.int32), ways - 1)
+    image = tf.cond(way % 2 == 1, lambda: tf.reverse(image, axis=[1]), lambda: image)
+    image = tf.cond(way // 2 % 2 == 1, lambda: tf.reverse(image, axis=[0]), lambda: image)
+    if ways == 4:
+        return image
+    return tf.cond(way >= 4, lambda: tf.transpose(image, (1, 0, 2)), lambda: image)
 
 
 def random_shift(image: Tensor, uniforms: Tensor, pixels: int = SHIFT_PIXELS) -> Tensor:
@@ -127,7 +146,12 @@ def check_image_size(image_size: Any) -> tuple[int, int]:
 
 
 def evaluation_transform(
-    image: Tensor, image_size: Size, *, resize: str = "bicubic", whole: bool = False
+    image: Tensor,
+    image_size: Size,
+    *,
+    resize: str = "bicubic",
+    whole: bool = False,
+    value_range: tuple[float, float] = (0.0, 255.0),
 ) -> Tensor:
     """The transform for measuring: no randomness.
 
@@ -135,10 +159,11 @@ def evaluation_transform(
     is cut out. An image that already has the wanted size stays as it is.
 
     Args:
-        image: uint8 `(H, W, C)`, 0-255, array or tensor.
+        image: `(H, W, C)`, array or tensor, values in `value_range`; others are cut to it.
         image_size: int or `(H, W)` in pixels.
         resize: "bicubic" (antialiased) or "bilinear".
         whole: bool. Resize the whole image and cut nothing off, as small images of one size need.
+        value_range: (low, high), the values that become 0 and 1.
     Returns:
         float32 tensor `(*image_size, C)` in [0, 1], not normalised.
     Raises:
@@ -146,7 +171,12 @@ def evaluation_transform(
     """
     image_size = check_image_size(image_size)
     check_resize(resize)
-    return evaluation_pixels(tf.convert_to_tensor(image), image_size, resize, whole) / 255.0
+    image = tf.convert_to_tensor(image)
+    low, high = value_range
+    if (low, high) != (0, 255):
+        image = (tf.cast(image, tf.float32) - low) * (255 / (high - low))
+        image = tf.clip_by_value(image, 0.0, 255.0)
+    return evaluation_pixels(image, image_size, resize, whole) / 255.0
 
 
 def evaluation_pixels(
@@ -179,3 +209,8 @@ def evaluation_pixels(
 def check_resize(resize: str) -> None:
     if resize not in RESIZES:
         raise ValueError(f"`resize` must be one of {', '.join(RESIZES)}. Received: {resize!r}")
+
+
+def check_flips(flips: str) -> None:
+    if flips not in FLIPS:
+        raise ValueError(f"`flips` must be one of {', '.join(FLIPS)}. Received: {flips!r}")

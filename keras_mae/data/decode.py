@@ -1,4 +1,7 @@
-"""From the bytes of an image file to pixels, as Pillow reads it, at TensorFlow's speed.
+"""From the bytes of an image file to its pixels: the one door to all formats.
+
+`decode_image` gives what a file stores, by the module of `decoders` for its format. Most files
+need not go through it:
 
 Plain JPEGs, nearly all of a large data set, go to TensorFlow, which can decode only the part that
 a crop needs. But TensorFlow ignores EXIF rotation, misreads CMYK, alpha and 16 bits, accepts some
@@ -9,14 +12,16 @@ file goes to Pillow, where an error is an exception that can be caught.
 
 import functools
 import io
-import logging
 import re
-import warnings
+from collections.abc import Sequence
+from types import ModuleType
 from typing import Any
 
 import numpy as np
 from PIL import Image, ImageOps
 
+from keras_mae.data.decoders import dicom, numpy, pillow, png, tiff
+from keras_mae.data.decoders.base import Decoded, Facts, open_file, silence
 from keras_mae.files import printable
 from keras_mae.types import AnyPath
 
@@ -26,7 +31,123 @@ _MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7]")
 # Sampling factors (luma, chroma, chroma) in use: 4:4:4, 4:2:2, 4:4:0, 4:2:0, 4:1:1.
 _SAMPLINGS = {b"\x11\x11\x11", b"\x21\x11\x11", b"\x12\x11\x11", b"\x22\x11\x11", b"\x41\x11\x11"}
 _ORIENTATION = 0x0112
-_QUIET = ("ignore", None, Warning, re.compile(r"PIL\."), 0)
+# How many bytes of a file tell its format.
+_HEAD = 132
+_LUMA = np.array([0.299, 0.587, 0.114])
+
+
+def decode_image(data: bytes) -> Decoded:
+    """Decode an image file of any format as it is stored, upright; its content says which format.
+
+    Args:
+        data: bytes of the whole file.
+    Returns:
+        `Decoded`: pixels `(H, W, C)` in the file's own dtype and units, alpha, missing values.
+    Raises:
+        Exception: whatever the library for the format raises for a file that is damaged, cut or
+            too large; there is no one base class.
+    Example:
+        decoded = decode_image(Path("slice.dcm").read_bytes())
+        decoded.pixels.dtype  # int16
+    """
+    return _decoder_of(data[:_HEAD]).decode(data)
+
+
+def image_facts(file: AnyPath | bytes) -> Facts:
+    """Return size, channels and depth of an image file from its header; no pixel is decoded.
+
+    Args:
+        file: path, of which the beginning is read where the format allows, or bytes.
+    Raises:
+        Exception: whatever the library for the format raises.
+    """
+    with open_file(file) as opened:
+        head = opened.read(_HEAD)
+    return _decoder_of(head).facts(file)
+
+
+def load_image(
+    path: AnyPath, channels: int | None = 3, background: float | Sequence[float] = 0
+) -> np.ndarray:
+    """Read a picture of a person's own, with its own values.
+
+    Grey is repeated for three channels. Colour is made grey for one: uint8 as Pillow does it,
+    others in float32 by the same weights (ITU-R 601-2). What is transparent is composed on the
+    background, `alpha * pixel + (1 - alpha) * background`, rounded in whole numbers. Nothing is
+    scaled or cut; values that the file marks as missing stay as they are stored.
+
+    Args:
+        path: path of an image file in any format that `decode_image` reads.
+        channels: int, 1 (grey), 3 (colour), or the number of bands that the file must have; None
+            for those that it has.
+        background: float, or one for each stored channel, in the file's own units.
+    Returns:
+        array `(H, W, channels)` in the file's own dtype, turned upright.
+    Raises:
+        ValueError: if `path` is not a readable image, `channels` is not what it has or can be made
+            of it, or `background` does not fit.
+    Example:
+        load_image("photograph.jpg").max()  # 255, of uint8
+        load_image("scan.dcm", channels=1).min()  # -1024, of int16
+    """
+    if channels is not None and (not isinstance(channels, int) or channels < 1):
+        raise ValueError(f"`channels` must be a positive int or None. Received: {channels!r}")
+    try:
+        with open(path, "rb") as file:
+            decoded = decode_image(file.read())
+    except Exception as error:
+        raise ValueError(
+            f"`path` must be an image file that can be read. Received: {printable(path)!r} "
+            f"({reason_of(error)})"
+        ) from error
+    pixels = decoded.pixels
+    if decoded.alpha is not None:
+        pixels = _composed(pixels, decoded.alpha, background)
+    stored = pixels.shape[2]
+    if channels in (None, stored):
+        return pixels
+    if channels == 3 and stored == 1:
+        return np.repeat(pixels, 3, axis=2)
+    if channels == 1 and stored == 3:
+        return _grey_of(pixels)
+    raise ValueError(
+        f"`channels` must be {stored}, as {printable(path)!r} has them. Received: {channels}"
+    )
+
+
+def _decoder_of(head: bytes) -> ModuleType:
+    """Return the module of `decoders` that reads a file with these first bytes."""
+    if dicom.is_dicom(head):
+        return dicom
+    if head[:4] in tiff.MAGIC:
+        return tiff
+    if head.startswith(numpy.MAGIC):
+        return numpy
+    return png if png.is_deep(head) else pillow
+
+
+def _composed(
+    pixels: np.ndarray, alpha: np.ndarray, background: float | Sequence[float]
+) -> np.ndarray:
+    behind = np.asarray(background, np.float64)
+    if behind.shape not in ((), (1,), pixels.shape[2:]) or not np.isfinite(behind).all():
+        raise ValueError(
+            f"`background` must be a number, or one for each of {pixels.shape[2]} channels. "
+            f"Received: {background!r}"
+        )
+    share = alpha[..., np.newaxis].astype(np.float64)
+    values = share * pixels + (1.0 - share) * behind
+    if pixels.dtype.kind == "f":
+        return values.astype(pixels.dtype)
+    limits = np.iinfo(pixels.dtype)
+    return np.clip(np.rint(values), limits.min, limits.max).astype(pixels.dtype)
+
+
+def _grey_of(pixels: np.ndarray) -> np.ndarray:
+    """Return `(H, W, 1)` of RGB: uint8 as Pillow rounds it, others float32."""
+    if pixels.dtype == np.uint8:
+        return np.asarray(Image.fromarray(np.ascontiguousarray(pixels)).convert("L"))[..., None]
+    return (pixels.astype(np.float64) @ _LUMA).astype(np.float32)[..., None]
 
 
 def plain_jpeg_size(data: bytes, channels: int = 3) -> tuple[int, int] | None:
@@ -149,7 +270,7 @@ def _is_turned(body):
     if not body.startswith(b"Exif\0\0"):
         return b"Orientation" in body
     exif = Image.Exif()
-    _silence_pillow()
+    silence("PIL")
     try:
         exif.load(body)
         return exif.get(_ORIENTATION, 1) != 1
@@ -175,7 +296,7 @@ def read_with_pillow(file: Any, channels: int = 3) -> np.ndarray:
         if not file:
             raise ValueError("the file is empty")
         file = io.BytesIO(file)
-    _silence_pillow()
+    silence("PIL")
     with Image.open(file) as opened:
         image = ImageOps.exif_transpose(opened)
         # Of no use without alpha, and of some palettes Pillow cannot convert it.
@@ -187,54 +308,15 @@ def read_with_pillow(file: Any, channels: int = 3) -> np.ndarray:
 
 
 def header_size(file: AnyPath | bytes) -> tuple[int, int]:
-    """Return `(height, width)` of an image file as it is seen upright, from its beginning alone.
+    """Return `(height, width)` of an image file as it is seen upright, from its header alone.
 
     Args:
         file: path or bytes.
     Raises:
-        Exception: whatever Pillow raises.
+        Exception: whatever the library for the format raises.
     """
-    _silence_pillow()
-    with Image.open(io.BytesIO(file) if isinstance(file, bytes) else file) as image:
-        width, height = image.size
-        # A PNG's EXIF may come after its pixels: to ask for it would decode them.
-        exif = {} if image.format == "PNG" else image.getexif()
-        return (width, height) if exif.get(_ORIENTATION, 1) >= 5 else (height, width)
-
-
-def _silence_pillow():
-    """Keep to ourselves what Pillow says of odd files: they are read, or named with a reason.
-
-    `warnings.catch_warnings` is not for threads, so the filter stays, for Pillow's modules alone.
-    It is put in again where somebody has put another before it.
-    """
-    if warnings.filters[:1] != [_QUIET]:
-        warnings.filterwarnings("ignore", module=r"PIL\.")
-    logger = logging.getLogger("PIL")
-    if logger.level == logging.NOTSET:
-        logger.setLevel(logging.CRITICAL)
-
-
-def load_image(path: AnyPath, channels: int = 3) -> np.ndarray:
-    """Read a picture of a person's own.
-
-    Args:
-        path: path of an image file in any common format.
-        channels: 1 (grey) or 3 (RGB).
-    Returns:
-        uint8 array `(H, W, channels)`, 0-255, turned upright by its EXIF tag.
-    Raises:
-        ValueError: if `path` is not a readable image, or `channels` is neither 1 nor 3.
-    """
-    if channels not in (1, 3):
-        raise ValueError(f"`channels` must be 1 or 3. Received: {channels!r}")
-    try:
-        return read_with_pillow(path, channels)
-    except Exception as error:
-        raise ValueError(
-            f"`path` must be an image file that can be read. Received: {printable(path)!r} "
-            f"({reason_of(error)})"
-        ) from error
+    facts = image_facts(file)
+    return facts.height, facts.width
 
 
 def reason_of(error: BaseException) -> str:

@@ -14,7 +14,7 @@ from keras_mae.data.mixing import mix, random_erasing
 from keras_mae.data.randaugment import RandAugment
 from keras_mae.data.skips import SkipLog
 from keras_mae.data.sources import Source
-from keras_mae.types import Size
+from keras_mae.types import Size, Tensor
 
 CROP_AREA = (0.08, 1.0)
 # What a key is folded with, so that no two draws share their numbers.
@@ -29,9 +29,13 @@ def finetune_dataset(
     mean: Sequence[float],
     std: Sequence[float],
     num_classes: int,
+    value_range: tuple[float, float] | None = None,
     seed: int = 0,
     start_step: int = 0,
     augmentation: str | None = None,
+    crop_area: Sequence[float] | None = None,
+    crop_aspect: Sequence[float] | None = None,
+    flips: str | None = None,
     resize: str = "bicubic",
     randaugment: Sequence[float] = (0, 0),
     erasing: float = 0.0,
@@ -53,12 +57,12 @@ def finetune_dataset(
         source: a labelled `Source`.
         image_size: int or `(H, W)`, pixels.
         batch_size: int, images in a global batch.
-        mean, std: a float for each channel, of images in [0, 1].
+        mean, std, value_range: as in `pretrain_dataset`.
         num_classes: int, at least the source's. Width of the labels.
         seed: int >= 0.
         start_step: int >= 0, number of batches to pass over.
-        augmentation: "crop" (random resized crop of .08-1 of the area, and a flip), "shift" (up to
-            2 pixels each way, padded with black), "none", or None: the source's own.
+        augmentation, crop_area, crop_aspect, flips: as in `pretrain_dataset`, but that crops are
+            .08 to 1 of the area by default.
         resize: "bilinear" or "bicubic" (antialiased).
         randaugment: (number of operations, magnitude 0-10), see `RandAugment`; (0, 0): off. It
             comes before normalising.
@@ -71,37 +75,39 @@ def finetune_dataset(
         on_skip: a `SkipLog`, or None for a new one, in memory.
         num_parallel_calls, prefetch: as in `tf.data`; they do not change what comes out.
     Returns:
-        Dataset of float32 `(batch_size // num_shards, H, W, C)`, `(pixel / 255 - mean) / std`, and
-        float32 `(batch_size // num_shards, num_classes)`, each row of sum 1.
+        Dataset of float32 `(batch_size // num_shards, H, W, C)`, as `pretrain_dataset` gives them,
+        and float32 `(batch_size // num_shards, num_classes)`, each row of sum 1; of several labels
+        an image, 0 and 1 and, mixed, what is between. Images without a label are left out.
     Raises:
         ValueError: if an argument does not fit; each message names it.
     """
-    image_size = augment.check_image_size(image_size)
-    augment.check_resize(resize)
-    augmentation = stream.check_augmentation(augmentation, source)
+    views = stream.make_views(
+        source,
+        image_size=image_size,
+        augmentation=augmentation,
+        resize=resize,
+        crop_area=crop_area,
+        crop_aspect=crop_aspect,
+        flips=flips,
+        default_area=CROP_AREA,
+    )
     stream.check_at_least(seed=(seed, 0), start_step=(start_step, 0), num_classes=(num_classes, 1))
     stream.check_shards(batch_size, shard_index, num_shards)
     if source.num_classes is None:
         raise ValueError(f"`source` must have labels. Received: {source.name!r}, without any")
-    normalize = stream.normalizer(mean, std, source.channels, image_size)
+    source = source.labelled()
+    normalize = stream.normalizer(mean, std, source.channels, views.image_size)
     operations = None
     if randaugment[0]:
         # Black is the background where images are padded with it, else there is none.
-        color = 0.0 if augmentation == "shift" else 255 * np.asarray(mean, "float32")
+        color = 0.0 if views.augmentation == "shift" else 255 * np.asarray(mean, "float32")
         fill = np.broadcast_to(color, (source.channels,))
         operations = RandAugment(randaugment[0], randaugment[1], source.channels, fill)
 
     def view(handle, key):
         """One augmented image `(H, W, C)`."""
-        image = stream.random_view(
-            handle,
-            tf.random.stateless_uniform((augment.UNIFORMS_PER_IMAGE,), key, alg="philox"),
-            augmentation=augmentation,
-            image_size=image_size,
-            resize=resize,
-            area=CROP_AREA,
-            source=source,
-        )
+        uniforms = tf.random.stateless_uniform((augment.UNIFORMS_PER_IMAGE,), key, alg="philox")
+        image = views(handle, uniforms)
         if operations is not None:
             image = operations(image, _fold(key, _OPERATIONS))
         image = normalize(image)
@@ -117,7 +123,7 @@ def finetune_dataset(
     def finish(step, batch):
         images, labels = batch
         key = _fold(tf.stack([tf.constant(seed, tf.int64), step]), _MIXING)
-        images, labels = mix(images, tf.one_hot(labels, num_classes), key, mixup, cutmix)
+        images, labels = mix(images, targets_of(labels, num_classes), key, mixup, cutmix)
         return images[: len(own)], labels[: len(own)]
 
     dataset = stream.training_batches(
@@ -127,6 +133,7 @@ def finetune_dataset(
         places=places,
         seed=seed,
         start_step=start_step,
+        sensor=source.sensor.seen_by(mean, value_range),
         on_skip=on_skip,
         num_parallel_calls=num_parallel_calls,
     )
@@ -149,7 +156,7 @@ def features_dataset(
 
     Args:
         features: float32 `(n, D)`.
-        labels: int `(n,)` in [0, num_classes).
+        labels: int `(n,)` in [0, num_classes), or `(n, num_classes)` of 0 and 1.
         num_classes, batch_size, seed, start_step, shard_index, num_shards: as in
             `finetune_dataset`.
     Returns:
@@ -171,17 +178,30 @@ def features_dataset(
         keys = tf.stack([tf.fill((len(places),), np.int64(seed)), slots // count], axis=1)
         examples = stream.permute_each(slots % count, keys, count)
         batch = tf.gather(labels, examples)
-        return tf.gather(features, examples), tf.one_hot(batch, num_classes)
+        return tf.gather(features, examples), targets_of(batch, num_classes)
 
     dataset = tf.data.Dataset.range(start_step, np.iinfo(np.int64).max // batch_size)
     dataset = stream.endless(dataset.map(load, num_parallel_calls=2))
     return dataset.with_options(stream.options()).prefetch(tf.data.AUTOTUNE)
 
 
+def targets_of(labels: Tensor, num_classes: int) -> Tensor:
+    """Return labels as a loss takes them, float32 `(B, num_classes)`.
+
+    Args:
+        labels: int `(B,)`, or `(B, classes)` of 0 and 1 with at most `num_classes` columns.
+        num_classes: int.
+    """
+    if len(labels.shape) == 1:
+        return tf.one_hot(labels, num_classes)
+    return tf.cast(tf.pad(labels, [[0, 0], [0, num_classes - labels.shape[1]]]), tf.float32)
+
+
 def balanced_subset(source: Source, count: int, seed: int = 0) -> Source:
-    """The same source with `count` examples only, equally many of each class.
+    """The same source with `count` labelled examples only, equally many of each class.
 
     Where `count` is no multiple of the classes, some classes, chosen by the seed, have one more.
+    Of images with several labels any `count` are taken.
 
     Args:
         source: a `Source` whose `labels()` are known.
@@ -192,13 +212,14 @@ def balanced_subset(source: Source, count: int, seed: int = 0) -> Source:
     Raises:
         ValueError: if the labels are not known, `count` does not fit, or a class has too few.
     """
+    source = source.labelled()
     labels = source.labels()
     if labels is None:
         raise ValueError(
             f"`train_examples` must be None for {source.name!r}, whose labels are not known "
             f"without reading it. Received: {count!r}"
         )
-    classes = np.unique(labels)
+    classes = np.unique(labels) if labels.ndim == 1 else np.zeros(1, int)
     if not len(classes) <= count <= len(labels):
         raise ValueError(
             f"`train_examples` must be an int from {len(classes)}, the number of classes, to "
@@ -209,7 +230,8 @@ def balanced_subset(source: Source, count: int, seed: int = 0) -> Source:
     favoured = set(rng.permutation(classes)[:more].tolist())
     chosen = []
     for label in classes.tolist():
-        members = rng.permutation(np.flatnonzero(labels == label))
+        of_class = labels == label if labels.ndim == 1 else np.ones(len(labels), bool)
+        members = rng.permutation(np.flatnonzero(of_class))
         wanted = share + (label in favoured)
         if len(members) < wanted:
             raise ValueError(

@@ -11,7 +11,7 @@ import tensorflow as tf
 from keras_mae.data import augment, stream
 from keras_mae.data.reader import make_reader
 from keras_mae.data.skips import SkipLog
-from keras_mae.data.sources import ArraySource, Source
+from keras_mae.data.sources.base import NO_LABEL, ArraySource, Source
 from keras_mae.types import Size
 
 
@@ -22,9 +22,13 @@ def pretrain_dataset(
     batch_size: int,
     mean: Sequence[float],
     std: Sequence[float],
+    value_range: tuple[float, float] | None = None,
     seed: int = 0,
     start_step: int = 0,
     augmentation: str | None = None,
+    crop_area: Sequence[float] | None = None,
+    crop_aspect: Sequence[float] | None = None,
+    flips: str | None = None,
     resize: str = "bilinear",
     crops_per_image: int = 1,
     shard_index: int = 0,
@@ -46,12 +50,19 @@ def pretrain_dataset(
         source: a `Source`.
         image_size: int or `(H, W)`, pixels.
         batch_size: int, images in a global batch, the crops of one image counted each.
-        mean, std: a float for each channel, of images in [0, 1].
+        mean, std: a float for each channel, of values mapped to [0, 1].
+        value_range: (low, high), the stored values that are mapped to 0 and 1, as a model has
+            them; see `keras_mae.data.sensor.Sensor.seen_by`. None: the source's own.
         seed: int >= 0.
         start_step: int >= 0, number of global batches to pass over.
-        augmentation: "crop" (random resized crop of .2-1 of the area and 3/4-4/3 of the aspect,
-            and a flip), "shift" (up to 2 pixels each way, padded with black), "none" (the
-            evaluation transform), or None: the source's own.
+        augmentation: "crop" (random resized crop, and a flip), "shift" (up to 2 pixels each way,
+            padded with the lowest value), "none" (the evaluation transform), or None: the
+            source's own.
+        crop_area: (low, high), range of a crop's share of the image's area. None: .2 to 1.
+        crop_aspect: (low, high), range of a crop's width / height, relative to that of
+            `image_size`. None: 3/4 to 4/3.
+        flips: "none", "horizontal", "both" or "dihedral", see `keras_mae.data.augment.random_flip`.
+            None: "horizontal" with "crop", else "none".
         resize: "bilinear" or "bicubic" (antialiased).
         crops_per_image: int. Several crops of each decoded image, next to each other in the
             batch. An epoch then has `crops_per_image * num_examples` images.
@@ -63,17 +74,26 @@ def pretrain_dataset(
         num_parallel_calls, prefetch: as in `tf.data`, but that `AUTOTUNE` is one call a CPU; they
             do not change what comes out.
     Returns:
-        Dataset of float32 `(batch_size // num_shards, H, W, C)`: `(pixel / 255 - mean) / std`.
+        Dataset of float32 `(batch_size // num_shards, H, W, C)`: `(x - mean) / std`, where x are
+        the values mapped to [0, 1].
     Raises:
         ValueError: if an argument does not fit; each message names it.
     """
-    image_size = augment.check_image_size(image_size)
-    augment.check_resize(resize)
-    augmentation = stream.check_augmentation(augmentation, source)
+    views = stream.make_views(
+        source,
+        image_size=image_size,
+        augmentation=augmentation,
+        resize=resize,
+        crop_area=crop_area,
+        crop_aspect=crop_aspect,
+        flips=flips,
+    )
     stream.check_at_least(seed=(seed, 0), start_step=(start_step, 0))
     stream.check_shards(batch_size, shard_index, num_shards, crops_per_image)
     stream.check_labels(source, with_labels)
-    normalize = stream.normalizer(mean, std, source.channels, image_size)
+    if with_labels:
+        source = source.labelled()
+    normalize = stream.normalizer(mean, std, source.channels, views.image_size)
     per_step = batch_size // crops_per_image  # examples in a global batch
     places = stream.own_places(per_step, shard_index, num_shards)
 
@@ -86,23 +106,11 @@ def pretrain_dataset(
         )
         if crops_per_image > 1:  # for a single one the decoder need not decode the rest
             handle = handle.in_memory()
-        views = [
-            stream.random_view(
-                handle,
-                numbers,
-                augmentation=augmentation,
-                image_size=image_size,
-                resize=resize,
-                area=augment.CROP_AREA,
-                source=source,
-            )
-            for numbers in tf.unstack(uniforms)
-        ]
-        return normalize(tf.stack(views))
+        return normalize(tf.stack([views(handle, numbers) for numbers in tf.unstack(uniforms)]))
 
     def finish(crops, labels):
         images = tf.reshape(crops, (len(places) * crops_per_image, *crops.shape[2:]))
-        return (images, tf.repeat(labels, crops_per_image)) if with_labels else images
+        return (images, tf.repeat(labels, crops_per_image, axis=0)) if with_labels else images
 
     dataset = stream.training_batches(
         source,
@@ -111,6 +119,7 @@ def pretrain_dataset(
         places=places,
         seed=seed,
         start_step=start_step,
+        sensor=source.sensor.seen_by(mean, value_range),
         on_skip=on_skip,
         num_parallel_calls=num_parallel_calls,
     )
@@ -124,6 +133,7 @@ def eval_dataset(
     batch_size: int,
     mean: Sequence[float],
     std: Sequence[float],
+    value_range: tuple[float, float] | None = None,
     with_labels: bool = True,
     with_weights: bool = False,
     resize: str = "bicubic",
@@ -143,8 +153,9 @@ def eval_dataset(
         source: a `Source`.
         image_size: int or `(H, W)`, pixels.
         batch_size: int, images in a global batch.
-        mean, std: a float for each channel, of images in [0, 1].
-        with_labels: bool. Give `(images, labels)`, else images only.
+        mean, std, value_range: as in `pretrain_dataset`.
+        with_labels: bool. Give `(images, labels)`, of the images that have a label; else images
+            only.
         with_weights: bool. Give `(images, labels, weights)`, in batches that are all full: weights
             are float32, 1 for an image, 0 for a broken one and for what fills the last batch.
             Labels are -1 where there are none.
@@ -155,7 +166,8 @@ def eval_dataset(
         num_parallel_calls, prefetch: as in `pretrain_dataset`.
     Returns:
         Dataset of float32 `(b, H, W, C)` and, with labels, int64 `(b,)`, b <= batch_size; with
-        weights, b is `batch_size // num_shards`.
+        weights, b is `batch_size // num_shards`. Of several labels an image, labels are
+        `(b, num_classes)` of 0 and 1.
     Raises:
         ValueError: if an argument does not fit, or labels are wanted of a source without.
     """
@@ -165,11 +177,15 @@ def eval_dataset(
     if num_shards > 1 and not with_weights:
         raise ValueError(f"`num_shards` must be 1 without weights. Received: {num_shards}")
     stream.check_labels(source, with_labels and not with_weights)
-    reader = make_reader(source, on_skip)
+    if with_labels and not with_weights:
+        source = source.labelled()
+    reader = make_reader(source, source.sensor.seen_by(mean, value_range), on_skip)
     reader.check_readable()
     normalize = stream.normalizer(mean, std, source.channels, image_size)
     num_examples = source.num_examples
     places = stream.own_places(batch_size, shard_index, num_shards)
+    label_shape = (source.num_classes or 0,) if source.multi_label else ()
+    no_label = np.full(label_shape, NO_LABEL, np.int64)
 
     def load(example):
         handle = reader.read(example, None)
@@ -183,7 +199,7 @@ def eval_dataset(
         image, label, weight = tf.cond(
             example < num_examples,
             lambda: _weighted(*load(example)),
-            lambda: (tf.zeros((*image_size, source.channels)), np.int64(-1), np.float32(0)),
+            lambda: (tf.zeros((*image_size, source.channels)), no_label, np.float32(0)),
         )
         return tf.ensure_shape(image, (*image_size, source.channels)), label, weight
 

@@ -1,24 +1,35 @@
 """Read one example of any source inside a `tf.data` pipeline; broken images never raise there.
 
 A reader's `read` gives a handle: the image's size and label (-1: none), and ways to get its
-pixels, whole or a box.
+pixels, whole or a box: float32 from 0 to 255, the ends of the value range.
 """
 
 import numpy as np
 import tensorflow as tf
 
-from keras_mae.data.decode import plain_jpeg_size, read_with_pillow, reason_of
+from keras_mae.data.decode import plain_jpeg_size, reason_of
 from keras_mae.data.skips import SkipLog
-from keras_mae.data.sources import ArraySource
+from keras_mae.data.sources.base import NO_LABEL, ArraySource, decoded
+from keras_mae.pixels import BYTE_RANGE
 
 MAX_ATTEMPTS = 100
+# How the payload holds an image.
+_BYTES, _JPEG, _FLOATS = range(3)
+_FACTS = 4  # height, width, how, whether it is ok; then labels
 
 
-def make_reader(source, skip_log=None):
-    """The reader that fits a source; `skip_log` is a `SkipLog`, or None for one in memory."""
+def make_reader(source, sensor=None, skip_log=None):
+    """The reader that fits a source.
+
+    Args:
+        source: a `Source`.
+        sensor: `Sensor`, how its pixels are seen, or None: the source's own.
+        skip_log: `SkipLog`, or None for one in memory.
+    """
+    sensor = source.sensor if sensor is None else sensor
     if isinstance(source, ArraySource):
-        return ArrayReader(source)
-    return EncodedReader(source, SkipLog() if skip_log is None else skip_log)
+        return ArrayReader(source, sensor)
+    return EncodedReader(source, sensor, SkipLog() if skip_log is None else skip_log)
 
 
 def cut(image, box):
@@ -29,7 +40,8 @@ def cut(image, box):
 class ArrayReader:
     """Reads images that lie in memory: they cannot fail."""
 
-    def __init__(self, source):
+    def __init__(self, source, sensor):
+        self.sensor = sensor
         with tf.device("CPU:0"):
             self.indices = tf.constant(source.indices)
             labels = source.labels()
@@ -41,8 +53,14 @@ class ArrayReader:
 
     def read(self, example, key):
         """Handle of the example (int64 scalar tensor); `key` is not needed here."""
-        label = tf.constant(-1, tf.int64) if self.labels is None else self.labels[example]
-        return ArrayHandle(self.read_record(self.indices[example]), label)
+        label = tf.constant(NO_LABEL, tf.int64) if self.labels is None else self.labels[example]
+        image = self.read_record(self.indices[example])
+        is_byte = image.dtype == tf.uint8
+        low, high = self.sensor.byte_range if is_byte else self.sensor.wide_range
+        if not (is_byte and (low, high) == BYTE_RANGE):
+            image = (tf.cast(image, tf.float32) - low) * (255 / (high - low))
+            image = tf.clip_by_value(image, 0.0, 255.0)
+        return ArrayHandle(image, label)
 
 
 class ArrayHandle:
@@ -66,9 +84,14 @@ class ArrayHandle:
 class EncodedReader:
     """Reads image files in Python, where any error can be caught, named, and made good."""
 
-    def __init__(self, source, skip_log):
+    def __init__(self, source, sensor, skip_log):
         self.source = source
+        self.sensor = sensor
         self.skip_log = skip_log
+        self.labels = source.labels()
+        self.label_shape = () if self.labels is None else self.labels.shape[1:]
+        # Only plain colours and greys may be decoded without a look at them.
+        self.takes_jpeg = sensor.takes_bytes_as_they_are and sensor.channels in (1, 3)
         # A part of a split is judged with the others, so the set is theirs together.
         self.known_bad = self.skip_log.known_bad(source.whole)
 
@@ -106,7 +129,9 @@ class EncodedReader:
             [example, *(key or ())],
             [tf.string, tf.int64],
         )
-        return EncodedHandle(payload, tf.ensure_shape(facts, (5,)), self.source.channels)
+        num_facts = _FACTS + int(np.prod(self.label_shape))
+        facts = tf.ensure_shape(facts, (num_facts,))
+        return EncodedHandle(payload, facts, self.sensor.channels, self.label_shape)
 
     def _read_or_blank(self, example):
         payload, facts, error = self._try(int(example))
@@ -114,7 +139,7 @@ class EncodedReader:
             self.skip_log.seen()
             return payload, facts
         self._report(error, int(example))
-        return _string(bytes(self.source.channels)), np.array([-1, 1, 1, 0, 0], np.int64)
+        return _string(bytes(self.sensor.channels)), self._facts(int(example), 1, 1, _BYTES, 0)
 
     def _read_replaced(self, example, seed, epoch):
         payload, facts, error = self._try(int(example))
@@ -136,7 +161,7 @@ class EncodedReader:
         )
 
     def _report(self, error, example, asked_for=True):
-        self.known_bad.add(int(self.source.indices[example]))
+        self.known_bad.add(self._path(example))
         self.skip_log.bad(
             self._path(example),
             reason_of(error),
@@ -151,51 +176,75 @@ class EncodedReader:
     def _try(self, example):
         """(payload, facts, None), or (None, None, the error).
 
-        The payload is a plain JPEG as it is, or the pixels of anything else. The facts are
-        (label or -1, height, width, whether it is a JPEG, whether it is ok).
+        The payload is a plain JPEG as it is, or the pixels of anything else.
         """
-        channels = self.source.channels
         try:
             data, label = self.source.read(int(self.source.indices[example]))
-            label = -1 if label is None else label
-            if isinstance(data, np.ndarray):
-                pixels = _fit_channels(data, channels)
-            else:
-                size = plain_jpeg_size(data, channels)
+            if self.takes_jpeg and not isinstance(data, np.ndarray):
+                size = plain_jpeg_size(data, self.sensor.channels)
                 if size is not None:
-                    return _string(data), np.array([label, *size, 1, 1], np.int64), None
-                pixels = read_with_pillow(data, channels)
-            facts = np.array([label, *pixels.shape[:2], 0, 1], np.int64)
+                    return _string(data), self._facts(example, *size, _JPEG, 1, label), None
+            pixels = self.sensor.see(decoded(data), self.skip_log.tally)
+            how = _BYTES if pixels.dtype == np.uint8 else _FLOATS
+            facts = self._facts(example, *pixels.shape[:2], how, 1, label)
             return _string(pixels.tobytes()), facts, None
         except Exception as error:  # any file can break any decoder in its own way
             return None, None, error
 
+    def _facts(self, example, height, width, how, ok, label=None):
+        if self.labels is not None:
+            label = self.labels[example]
+        elif label is None:
+            label = NO_LABEL
+        return np.array([height, width, how, ok, *np.ravel(label)], np.int64)
+
 
 class EncodedHandle:
-    def __init__(self, payload, facts, channels):
+    def __init__(self, payload, facts, channels, label_shape=()):
         self.payload = payload
         self.channels = channels
-        self.label = facts[0]
-        self.height, self.width = tf.cast(facts[1], tf.int32), tf.cast(facts[2], tf.int32)
-        self.is_jpeg = facts[3] == 1
-        self.ok = facts[4] == 1
+        self.height, self.width = tf.cast(facts[0], tf.int32), tf.cast(facts[1], tf.int32)
+        self.how = facts[2]
+        self.ok = facts[3] == 1
+        self.label = tf.reshape(facts[_FACTS:], label_shape)
 
     def in_memory(self):
         """Handle of the same image, decoded once for all crops."""
         return ArrayHandle(self.whole(), self.label)
 
     def whole(self):
-        return tf.cond(
-            self.is_jpeg,
+        def jpeg():
             # INTEGER_ACCURATE is what Pillow uses; the default differs from it by up to 11 of 255.
-            lambda: tf.io.decode_jpeg(
+            pixels = tf.io.decode_jpeg(
                 self.payload, channels=self.channels, dct_method="INTEGER_ACCURATE"
-            ),
-            self._pixels,
-        )
+            )
+            return tf.cast(pixels, tf.float32)
+
+        return self._by_kind(jpeg, lambda pixels: pixels)
 
     def crop(self, box):
-        return tf.cond(self.is_jpeg, lambda: self._crop_jpeg(box), lambda: cut(self._pixels(), box))
+        return self._by_kind(
+            lambda: tf.cast(self._crop_jpeg(box), tf.float32), lambda pixels: cut(pixels, box)
+        )
+
+    def _by_kind(self, jpeg, part):
+        """Pixels of whichever way they are held, float32."""
+
+        def held_as(dtype):
+            pixels = tf.io.decode_raw(self.payload, dtype)
+            pixels = tf.reshape(pixels, (self.height, self.width, self.channels))
+            return tf.cast(part(pixels), tf.float32)
+
+        if self.channels not in (1, 3):
+            return tf.cond(
+                self.how == _BYTES, lambda: held_as(tf.uint8), lambda: held_as(tf.float32)
+            )
+        branches = {
+            _BYTES: lambda: held_as(tf.uint8),
+            _JPEG: jpeg,
+            _FLOATS: lambda: held_as(tf.float32),
+        }
+        return tf.switch_case(tf.cast(self.how, tf.int32), branches)
 
     def _crop_jpeg(self, box):
         # One column more on each side: colour is stored at half the width and smoothed between
@@ -210,23 +259,7 @@ class EncodedHandle:
         )
         return pixels[:, box[1] - left : box[1] - left + box[3]]
 
-    def _pixels(self):
-        pixels = tf.io.decode_raw(self.payload, tf.uint8)
-        return tf.reshape(pixels, (self.height, self.width, self.channels))
-
 
 def _string(data):
     # An object array: of plain bytes TensorFlow makes a copy first.
     return np.array(data, dtype=object)
-
-
-def _fit_channels(pixels, channels):
-    """uint8 `(H, W, channels)` of stored pixels, grey repeated or alpha dropped as needed."""
-    pixels = np.asarray(pixels)
-    if pixels.dtype != np.uint8 or pixels.ndim != 3 or 0 in pixels.shape:
-        raise ValueError(f"expected uint8 pixels (H, W, C), got {pixels.dtype} {pixels.shape}")
-    if pixels.shape[2] == 1 and channels == 3:
-        return np.repeat(pixels, 3, axis=2)
-    if pixels.shape[2] < channels:
-        raise ValueError(f"expected {channels} channels, got {pixels.shape[2]}")
-    return pixels[:, :, :channels]

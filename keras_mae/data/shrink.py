@@ -26,7 +26,7 @@ def packed_bytes(data: Any, shorter_side: int | None = None, jpeg_quality: int =
         Exception: whatever a decoder raises of a broken file that it was asked to shrink.
     """
     if isinstance(data, np.ndarray):
-        size = _shrunk_size(*data.shape[:2], shorter_side)
+        size = _shrunk_size(data.shape[0], data.shape[1], shorter_side)
         return _lossless(data if size is None else _resize(data, size, None))
     if shorter_side is None:
         return data

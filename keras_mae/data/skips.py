@@ -6,6 +6,7 @@ import threading
 from pathlib import Path
 from typing import NoReturn
 
+from keras_mae.data.sensor import Tally
 from keras_mae.files import printable
 from keras_mae.types import AnyPath
 
@@ -35,6 +36,7 @@ class SkipLog:
         num_seen: int, images asked for in this process, an image once each time it was asked for.
         num_bad: int, how many of those could not be read and were replaced or left out.
         reasons: dict path -> reason, of all images ever named, those of a resumed run included.
+        tally: `Tally` of the values of the images that could be read.
         error: the `TooManyBadImages` that stopped the run, or None. TensorFlow turns an exception
             of the pipeline into one of its own; this is the original.
     """
@@ -52,16 +54,17 @@ class SkipLog:
         self.num_seen = self.num_bad = 0
         self.reasons: dict[str, str] = {}
         self.error: TooManyBadImages | None = None
-        self._known_bad: dict[object, set[int]] = {}
+        self._known_bad: dict[object, set[str]] = {}
+        self.tally = Tally()
         self._lock = threading.Lock()
         if self.path is not None and self.path.exists():
             self._read()
 
-    def known_bad(self, source: object) -> set[int]:
-        """Return the set of records of a source found broken so far, for readers to add to.
+    def known_bad(self, source: object) -> set[str]:
+        """Return the set of paths found broken so far among some images, for readers to add to.
 
         Args:
-            source: a `Source`, the whole where a run reads the parts of its split.
+            source: the `whole` of a `Source`: all images of a run.
         """
         return self._known_bad.setdefault(source, set())
 

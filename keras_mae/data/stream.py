@@ -6,6 +6,7 @@ numbered from 0 on. A number gives the epoch and the position in it; a permutati
 start at any step, and any worker can compute its part, without what came before.
 """
 
+import dataclasses
 import os
 
 import numpy as np
@@ -13,6 +14,7 @@ import tensorflow as tf
 
 from keras_mae.data import augment
 from keras_mae.data.reader import make_reader
+from keras_mae.data.sources.base import Source
 from keras_mae.pixels import scale_and_offset
 
 AUGMENTATIONS = ("crop", "shift", "none")
@@ -26,6 +28,7 @@ def training_batches(
     places,
     seed,
     start_step,
+    sensor=None,
     on_skip=None,
     num_parallel_calls=tf.data.AUTOTUNE,
 ):
@@ -43,13 +46,15 @@ def training_batches(
         places: ints in [0, batch_size): which of them this worker reads, in this order.
         seed: int >= 0.
         start_step: int >= 0, number of global batches to pass over.
+        sensor: `Sensor`, how pixels are seen, or None: the source's own.
         on_skip: a `SkipLog`, or None for a new one, in memory.
         num_parallel_calls: as in `tf.data`.
     Returns:
         Dataset of `(transformed, labels)`: what `transform` gives, stacked to
-        `(len(places), ...)`, and int64 `(len(places),)`, -1 where there are no labels.
+        `(len(places), ...)`, and int64 `(len(places),)`, -1 where there are no labels; of several
+        labels an image, `(len(places), num_classes)` of 0 and 1.
     """
-    reader = make_reader(source, on_skip)
+    reader = make_reader(source, sensor, on_skip)
     num_examples = source.num_examples
     places = tf.constant(places, tf.int64)
     count = len(places)
@@ -106,34 +111,93 @@ def permute_each(positions, keys, count):
     )
 
 
-def random_view(handle, uniforms, *, augmentation, image_size, resize, area, source):
-    """Return one augmented view of an example, not normalised.
+@dataclasses.dataclass(frozen=True)
+class Views:
+    """How a training image is made of a decoded one.
 
-    Args:
-        handle: a reader's handle.
-        uniforms: float32 `(augment.UNIFORMS_PER_IMAGE,)` in [0, 1), all its randomness.
-        augmentation: one of `AUGMENTATIONS`.
+    Attributes:
+        augmentation: one of `AUGMENTATIONS`, see `pretrain_dataset`.
         image_size: `(H, W)` in pixels.
         resize: "bilinear" or "bicubic".
         area: range of the share of the image's area that a crop has.
-        source: the `Source` that the example is of.
-    Returns:
-        float32 `(H, W, C)`, 0-255.
+        aspect: range of a crop's width / height, relative to that of `image_size`.
+        flips: one of `augment.FLIPS`.
+        source: the `Source` that the examples are of.
     """
-    if augmentation == "none":
-        return fixed_view(handle, image_size, resize, source)
-    if augmentation == "shift":
-        image = augment.random_shift(handle.whole(), uniforms[:2])
-        if source.image_size == image_size:
-            image = tf.ensure_shape(image, (*image_size, source.channels))
-    else:
-        tries = tf.reshape(uniforms[1:], (augment.CROP_TRIES, 4))
-        box = augment.random_crop_box(
-            handle.height, handle.width, tries, area=area, target=image_size[1] / image_size[0]
+
+    augmentation: str
+    image_size: tuple[int, int]
+    resize: str
+    area: tuple[float, float]
+    aspect: tuple[float, float]
+    flips: str
+    source: Source
+
+    def __call__(self, handle, uniforms):
+        """Return one augmented view, float32 `(H, W, C)`, 0-255, not normalised.
+
+        Args:
+            handle: a reader's handle.
+            uniforms: float32 `(augment.UNIFORMS_PER_IMAGE,)` in [0, 1), all its randomness.
+        """
+        size, source = self.image_size, self.source
+        if self.augmentation == "none":
+            return fixed_view(handle, size, self.resize, source)
+        if self.augmentation == "shift":
+            image = augment.random_shift(handle.whole(), uniforms[:2])
+            if source.image_size == size:
+                image = tf.ensure_shape(image, (*size, source.channels))
+            image = augment.random_flip(image, uniforms[2], self.flips)
+        else:
+            tries = tf.reshape(uniforms[1:], (augment.CROP_TRIES, 4))
+            box = augment.random_crop_box(
+                handle.height,
+                handle.width,
+                tries,
+                area=self.area,
+                aspect=self.aspect,
+                target=size[1] / size[0],
+            )
+            image = augment.random_flip(handle.crop(box), uniforms[0], self.flips)
+        image = augment.resize_image(image, size, self.resize)
+        return tf.ensure_shape(image, (*size, source.channels))
+
+
+def make_views(
+    source,
+    *,
+    image_size,
+    augmentation=None,
+    resize="bilinear",
+    crop_area=None,
+    crop_aspect=None,
+    flips=None,
+    default_area=augment.CROP_AREA,
+):
+    """Return the `Views` of a data set's arguments; see `pretrain_dataset` for what each means.
+
+    Raises:
+        ValueError: if an argument does not fit.
+    """
+    image_size = augment.check_image_size(image_size)
+    augment.check_resize(resize)
+    augmentation = check_augmentation(augmentation, source)
+    if flips is None:
+        flips = "horizontal" if augmentation == "crop" else "none"
+    augment.check_flips(flips)
+    area = _check_range("crop_area", crop_area or default_area, 1)
+    aspect = _check_range("crop_aspect", crop_aspect or augment.CROP_ASPECT, np.inf)
+    return Views(augmentation, image_size, resize, area, aspect, flips, source)
+
+
+def _check_range(name, value, most):
+    low, high = value if len(value) == 2 else (value[0], value[0])
+    if not 0 < low <= high <= most:
+        limit = " and at most 1" if most == 1 else ""
+        raise ValueError(
+            f"`{name}` must be (low, high), greater than 0{limit}. Received: {tuple(value)}"
         )
-        image = augment.random_flip(handle.crop(box), uniforms[0])
-    image = augment.resize_image(image, image_size, resize)
-    return tf.ensure_shape(image, (*image_size, source.channels))
+    return float(low), float(high)
 
 
 def fixed_view(handle, image_size, resize, source):

@@ -48,7 +48,7 @@ def representative_images(source, dataset, count):
         dataset: what `keras_mae.data.load_source` knows, or a source.
         count: int. At most so many, spread evenly over the data set.
     Returns:
-        `(images, facts)`: uint8 `(n, H, W, C)`, and a dict for the card.
+        `(images, facts)`: `(n, H, W, C)` in the model's value range, and a dict for the card.
     Raises:
         ValueError: if the data set is not there, or has other channels than the model.
     """

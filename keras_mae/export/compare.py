@@ -85,8 +85,8 @@ def compare_file(runner, reference):
 
     Args:
         runner: what loaded it, see `keras_mae.export.formats.base.Format`.
-        reference: dict of arrays: `images` uint8 `(n, H, W, C)`, `normalised` float32, and the
-            Keras model's outputs for them.
+        reference: dict of arrays: `images` `(n, H, W, C)` in the model's value range, `normalised`
+            float32, and the Keras model's outputs for them.
     Returns:
         dict: "outputs" (name to `compare`'s result, the worst over batches of 1, of 3 and of all,
         or the file's own size), "signatures" (the same for other ways to give the images),

@@ -9,24 +9,29 @@ _LUMA = (19595, 38470, 7471)
 _JPEG, _PNG = b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n"
 
 
-def decode_image(data, channels):
-    """Decode a JPEG or a PNG as `keras_mae.data.decode.read_with_pillow` does, in TensorFlow ops.
+def decode_image(data, background):
+    """Decode a JPEG or a PNG as the pipeline does, in TensorFlow ops.
 
-    Grey is repeated for three channels, and colours are made grey for one; alpha is dropped; of 16
-    bits the high ones are kept. Unlike Pillow's, EXIF rotation is ignored.
+    Grey is repeated for three channels, and colours are made grey for one. What a PNG's alpha
+    channel, palette or transparent colour says is transparent is laid on the background: `alpha *
+    value + (1 - alpha) * background`. Of 16 bits the high ones are kept. Unlike in the pipeline,
+    EXIF rotation is ignored.
 
     Args:
         data: string scalar tensor, the file's bytes.
-        channels: 1 or 3.
+        background: C floats, 0-255, C being 1 or 3.
     Returns:
-        uint8 `(H, W, channels)`.
+        float32 `(H, W, C)`, 0-255.
     Raises:
         tf.errors.InvalidArgumentError: when run, for anything else, or a broken or cut file.
     """
 
+    channels = len(background)
+
     def jpeg():
         # INTEGER_ACCURATE is what Pillow uses. A grey value of a colour is computed below.
-        return tf.io.decode_jpeg(data, channels=0, dct_method="INTEGER_ACCURATE")
+        colours = tf.io.decode_jpeg(data, channels=0, dct_method="INTEGER_ACCURATE")
+        return tf.cast(_with_channels(colours, channels), tf.float32)
 
     def png():
         check = tf.debugging.Assert(
@@ -34,29 +39,47 @@ def decode_image(data, channels):
             ["`image_bytes` must be JPEG or PNG files. Received another, of bytes:", size],
         )
         with tf.control_dependencies([check] if check is not None else []):
-            return tf.io.decode_png(data, channels=0)
+            # With all four, TensorFlow turns every kind of transparency into alpha.
+            pixels = tf.io.decode_png(data, channels=4)
+        colours = tf.cast(_with_channels(pixels[..., :3], channels), tf.float32)
+        alpha = _alpha(pixels[..., 3:], data)
+        return alpha * colours + (1 - alpha) * tf.constant(background, tf.float32)
 
     size = tf.strings.length(data)
-    image = tf.cond(_starts_with(data, _JPEG), jpeg, png)
-    return _with_channels(image, channels)
+    return tf.cond(_starts_with(data, _JPEG), jpeg, png)
+
+
+def _alpha(alpha, data):
+    """Return a PNG's alpha channel, uint8 `(H, W, 1)` as decoded, as float32 in [0, 1].
+
+    Where a file has none, TensorFlow fills in the greatest value of the file's own bits: 1, 3 or 15
+    for images of 1, 2 or 4 bits.
+    """
+    bits = tf.io.decode_raw(tf.strings.substr(_padded(data, 25), 24, 1), tf.uint8)
+    filled = tf.cast(2 ** tf.cast(bits, tf.int32) - 1, tf.uint8)
+    is_opaque = tf.reduce_all(alpha == filled)
+    return tf.where(is_opaque, 1.0, tf.cast(alpha, tf.float32) / 255)
 
 
 def _starts_with(data, start):
-    # `substr` refuses strings that are too short.
-    padded = tf.strings.join([data, b"\0" * len(start)])
-    return tf.strings.substr(padded, 0, len(start)) == start
+    return tf.strings.substr(_padded(data, len(start)), 0, len(start)) == start
+
+
+def _padded(data, count):
+    """Return bytes with zeros behind them: `substr` refuses strings that are too short."""
+    return tf.strings.join([data, b"\0" * count])
 
 
 def _with_channels(image, channels):
-    """Return uint8 `(H, W, channels)` of an image of 1 (grey), 2 (with alpha), 3 or 4 channels."""
+    """Return uint8 `(H, W, channels)` of an image of 1 channel, grey, or of 3."""
     is_grey = tf.shape(image)[-1] < 3
     if channels == 3:
         return tf.cond(
             is_grey,
             lambda: tf.repeat(image[..., :1], 3, axis=-1),
-            lambda: tf.ensure_shape(image[..., :3], (None, None, 3)),
+            lambda: tf.ensure_shape(image, (None, None, 3)),
         )
-    return tf.cond(is_grey, lambda: image[..., :1], lambda: _luma(image[..., :3]))
+    return tf.cond(is_grey, lambda: image[..., :1], lambda: _luma(image))
 
 
 def _luma(colours):
@@ -65,20 +88,20 @@ def _luma(colours):
     return tf.cast(tf.bitwise.right_shift(total, 16), tf.uint8)
 
 
-def pixels_of_bytes(image_bytes, image_size, channels, resize="bicubic", whole=False):
+def pixels_of_bytes(image_bytes, image_size, background, resize="bicubic", whole=False):
     """Decode, resize and cut a batch of files, as `keras_mae.data.eval_dataset` does.
 
     Args:
         image_bytes: string `(B,)`, JPEG or PNG files, of any sizes.
         image_size: (H, W), of the model.
-        channels: 1 or 3.
+        background: C floats, 0-255, see `decode_image`; the mean colour in the pipeline.
         resize, whole: see `keras_mae.data.evaluation_transform`.
     Returns:
-        float32 `(B, H, W, channels)`, 0-255.
+        float32 `(B, H, W, C)`, 0-255.
     """
 
     def one(data):
-        return evaluation_pixels(decode_image(data, channels), image_size, resize, whole)
+        return evaluation_pixels(decode_image(data, background), image_size, resize, whole)
 
-    signature = tf.TensorSpec((*image_size, channels), tf.float32)
+    signature = tf.TensorSpec((*image_size, len(background)), tf.float32)
     return tf.map_fn(one, image_bytes, fn_output_signature=signature)

@@ -12,6 +12,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_mae.models.weights import get_weights
+from keras_mae.pixels import deviation_and_offset, subtract_low
 
 
 def plain_function(model, batch_size=None):
@@ -24,9 +25,9 @@ def plain_function(model, batch_size=None):
         model: `ViTEncoder` or `ViTClassifier`, computing in float32.
         batch_size: int; None for any.
     Returns:
-        `tf.function` of `images`, float32 `(batch_size, H, W, C)`, pixels 0-255: they are
-        normalised by the patch embedding, whose weights take the mean and deviation in. It gives
-        what `keras_mae.export.source.model_outputs` gives.
+        `tf.function` of `images`, float32 `(batch_size, H, W, C)`, in the model's value range: they
+        are normalised by the patch embedding, whose weights take the mean and deviation in. It
+        gives what `keras_mae.export.source.model_outputs` gives.
     """
     forward = _Forward(model, batch_size)
     return tf.function(forward, input_signature=[forward.images], autograph=False)
@@ -66,7 +67,7 @@ class _Forward:
     """Pixels to a dict of outputs.
 
     Attributes:
-        images: `tf.TensorSpec` of its argument.
+        images: `tf.TensorSpec` of its argument: values of the model's range.
         tensor: function from an array of weights to the tensor that stands for it.
     """
 
@@ -99,6 +100,7 @@ class _Forward:
         """Cut `(B, H, W, C)` into patches, project them, add class token and positions."""
         encoder = self.encoder
         (p, q), (rows, columns), channels = encoder.patch_size, encoder.grid_size, encoder.channels
+        images = subtract_low(images, encoder.value_range)
         x = tf.reshape(images, (self.batch, rows, p, columns, q * channels))
         x = tf.transpose(x, (0, 1, 3, 2, 4))
         x = tf.reshape(x, (self.batch, rows * columns, p * q * channels))
@@ -172,12 +174,12 @@ def features(tokens):
 
 
 def normalising_projection(encoder, weights):
-    """Return the patch projection for pixels 0-255 instead of normalised ones.
+    """Return the patch projection for `values - low` instead of normalised images.
 
-    Eight bits hold pixels exactly; normalised inside the graph, they would be rounded twice more.
+    Integers are exact in float32; normalised inside the graph, they would be rounded twice more.
 
     Args:
-        encoder: `ViTEncoder`, for its mean and deviation.
+        encoder: `ViTEncoder`, for its value range, mean and deviation.
         weights: see `keras_mae.models.weights.get_weights`.
     Returns:
         float32 `(kernel, bias)`, `(P, D)` and `(D,)`.
@@ -186,6 +188,9 @@ def normalising_projection(encoder, weights):
     bias = weights["encoder.patch_embedding.projection.bias"].astype("float64")
     # A patch's values have the channel last.
     repeats = len(kernel) // encoder.channels
-    mean, std = np.tile(encoder.mean, repeats), np.tile(encoder.std, repeats)
-    bias = bias - (mean / std) @ kernel
-    return (kernel / (255 * std)[:, None]).astype("float32"), bias.astype("float32")
+    deviation, offset = (
+        np.tile(values, repeats)
+        for values in deviation_and_offset(encoder.mean, encoder.std, encoder.value_range)
+    )
+    bias = bias + offset @ kernel
+    return (kernel / deviation[:, None]).astype("float32"), bias.astype("float32")

@@ -1,5 +1,8 @@
 """What TF Serving would do with a SavedModel, done here and printed line by line."""
 
+import json
+from pathlib import Path
+
 import numpy as np
 import tensorflow as tf
 
@@ -14,10 +17,21 @@ from keras_mae.export.serving import (
     response_arrays,
 )
 from keras_mae.files import saved_model_path
+from keras_mae.models.saved_model_encoder import CARD
+from keras_mae.pixels import BYTE_RANGE, pixel_dtype
 
 # Between two ways to give the same image; they run the same graph.
 TOLERANCE = 1e-5
 BATCHES = (1, 3)
+# Those that take the same images, each in its way.
+SIGNATURES = (
+    "serving_default",
+    "serving_uint8",
+    "serving_uint16",
+    "serving_int16",
+    "serving_bytes",
+    "serving_tokens",
+)
 
 
 def find_version(path):
@@ -57,6 +71,7 @@ def serve_check(path, report=print):
             f"`saved_model` must have a signature serving_default with the input images. {path} "
             f"has {sorted(signatures)}"
         )
+    image = _image(signatures, _value_range(path))
     model, problems = SessionModel(path), []
     report(f"{path}: opened with tf.compat.v1.saved_model.loader")
     for name, signature in signatures.items():
@@ -73,7 +88,7 @@ def serve_check(path, report=print):
 
     with local_service(model) as stub:
         report("PredictionService, over gRPC on 127.0.0.1:")
-        for name, inputs, wanted in _requests(model, signatures):
+        for name, inputs, wanted in _requests(model, signatures, image):
             got = response_arrays(stub.Predict(predict_request(inputs, name)))
             difference = _largest_difference(got, wanted)
             shapes = {key: value.shape for key, value in sorted(got.items())}
@@ -88,7 +103,7 @@ def serve_check(path, report=print):
             except grpc.RpcError as error:
                 reason = " ".join(error.details().split())[:100]
                 report(f"  a broken file: {error.code().name}: {reason}")
-            for name, inputs in example_inputs(signatures, _image(signatures)):
+            for name, inputs in example_inputs(signatures, image):
                 stub.Predict(predict_request(inputs, name))
             report("  and every signature answers after it")
     return problems
@@ -103,15 +118,14 @@ def _largest_difference(got, wanted):
     return max(float(np.abs(got[key] - wanted[key]).max()) for key in wanted)
 
 
-def _requests(model, signatures):
+def _requests(model, signatures, image):
     """Yield (signature, inputs, wanted outputs), the same images in every way there is."""
-    image = _image(signatures)
     for count in BATCHES:
         # Distinct images, so that an answer in another order is seen.
         images = np.stack([np.roll(image, 3 * i, axis=1) for i in range(count)])
         inputs = {"images": images.astype("float32")}
         wanted = response_arrays(model.predict(predict_request(inputs)))
-        for name in ("serving_default", "serving_uint8", "serving_bytes", "serving_tokens"):
+        for name in SIGNATURES:
             if name not in signatures:
                 continue
             if name == "serving_bytes":
@@ -121,12 +135,20 @@ def _requests(model, signatures):
             yield name, inputs, wanted
 
 
-def _image(signatures):
-    """Return a picture of the model's size with an edge and a slope: uint8 `(H, W, C)`."""
+def _value_range(path):
+    """Return the range that a SavedModel's card tells, or that of pixels 0-255."""
+    card = Path(path, CARD)
+    facts = json.loads(card.read_text()) if card.exists() else {}
+    return facts.get("value_range", BYTE_RANGE)
+
+
+def _image(signatures, value_range):
+    """Return a picture of the model's size with an edge and a slope: `(H, W, C)`, in its range."""
     height, width, channels = signatures["serving_default"]["inputs"]["images"][1][1:]
     rows, columns, _ = np.ogrid[:height, :width, :channels]
-    picture = 255 * columns / width * (rows > height // 3)
-    return np.broadcast_to(picture, (height, width, channels)).astype("uint8")
+    picture, (low, high) = columns / width * (rows > height // 3), value_range
+    picture = np.broadcast_to(low + picture * (high - low), (height, width, channels))
+    return picture.astype(pixel_dtype(value_range))
 
 
 def _described(tensors):

@@ -105,7 +105,8 @@ def example_inputs(signatures, image):
 
     Args:
         signatures: see `read_signatures`.
-        image: uint8 `(H, W, C)`, of the model's size.
+        image: `(H, W, C)`, of the model's size, in its value range; uint8 where `signatures` has
+            one that takes files.
     """
     for name, signature in signatures.items():
         for argument, (dtype, _) in signature["inputs"].items():
@@ -274,13 +275,17 @@ def serving_commands(path, model_name=None):
         model_name: str. Default: NAME.
     """
     name = model_name or Path(path).absolute().parent.name
-    return f"""\
+    commands = f"""\
 docker run --rm -p {GRPC_PORT}:{GRPC_PORT} -p {REST_PORT}:{REST_PORT} \\
     -v "{Path(path).absolute().parent}:/models/{name}:ro" -e MODEL_NAME={name} tensorflow/serving
 
 curl http://localhost:{REST_PORT}/v1/models/{name}
 curl http://localhost:{REST_PORT}/v1/models/{name}/metadata
+"""
+    if "serving_bytes" in read_signatures(path):
+        commands += f"""\
 printf '{{"signature_name": "serving_bytes", "instances": [{{"image_bytes": {{"b64": "%s"}}}}]}}' \\
     "$(base64 < image.jpg | tr -d '\\n')" |
     curl -d @- http://localhost:{REST_PORT}/v1/models/{name}:predict
 """
+    return commands

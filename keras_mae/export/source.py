@@ -14,6 +14,7 @@ from keras_mae.layers.pooling import pool_tokens
 from keras_mae.models.classifier import ViTClassifier
 from keras_mae.models.encoder import ViTEncoder
 from keras_mae.models.weights import assign_weights, get_weights
+from keras_mae.pixels import BYTE_RANGE, pixel_dtype
 from keras_mae.presets import list_presets, preset_config
 
 
@@ -23,7 +24,7 @@ class Source:
 
     Attributes:
         model: `ViTEncoder` or `ViTClassifier`, a float32 copy at the export's image size.
-        facts: dict for the card: where it came from, sizes, pixel statistics, checksum.
+        facts: dict for the card: where it came from, sizes, value range and statistics, checksum.
     """
 
     model: keras.Model
@@ -76,6 +77,9 @@ def open_source(model, image_size=None):
         "patch_size": list(encoder.patch_size),
         "mean": list(encoder.mean),
         "std": list(encoder.std),
+        "value_range": list(encoder.value_range),
+        "pixel_dtype": pixel_dtype(encoder.value_range),
+        "images": values_in_words(encoder.value_range),
         "hidden_dim": encoder.hidden_dim,
         "num_layers": encoder.num_layers,
         "num_heads": encoder.num_heads,
@@ -86,6 +90,7 @@ def open_source(model, image_size=None):
             num_classes=model.num_classes,
             pooling=model.pooling,
             pooled_blocks=model.pooled_blocks,
+            class_names=None if model.class_names is None else list(model.class_names),
         )
     return Source(copy, facts)
 
@@ -108,6 +113,14 @@ def _float32_copy(model, encoder, image_size):
     config = {**model.get_config(), "image_size": None, "trainable_blocks": None}
     config["encoder"] = keras.saving.serialize_keras_object(copy)
     return ViTClassifier.from_config({**config, "dtype": "float32", "trainable": True})
+
+
+def values_in_words(value_range):
+    """Return what an export's `images` hold, such as "int16 values from -1024 to 3071"."""
+    low, high = (f"{value:.12g}" for value in value_range)
+    if tuple(value_range) == BYTE_RANGE:
+        return "pixels 0-255"
+    return f"{pixel_dtype(value_range)} values from {low} to {high}"
 
 
 def find_preset(encoder):

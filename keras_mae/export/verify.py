@@ -14,35 +14,38 @@ from keras import ops
 from keras_mae.export import compare
 from keras_mae.export.formats.base import ExportError
 from keras_mae.export.source import model_outputs
-from keras_mae.pixels import normalize
+from keras_mae.pixels import BYTE_RANGE, normalize, pixel_dtype
 
 CHECK_SECONDS = 900
+# Images that come with the library, for 8-bit models, by their channels.
+EMBEDDED = {1: "mnist5k", 3: "photos"}
+SMOOTH_RANDOM = "smooth random values"
+WAVES, LARGEST_PERIODS = 4, 3
 
 
 def sample_images(encoder, dataset=None, count=16, argument="check_dataset"):
-    """Return real images of the encoder's size and channels.
+    """Return images of the encoder's size, channels and value range.
 
     Args:
         encoder: `ViTEncoder`.
-        dataset: see `keras_mae.export.export_encoder`.
+        dataset: see `keras_mae.export.export_encoder`. None: embedded images, where they are of the
+            encoder's kind, else smooth random ones.
         count: int. They are spread evenly over the data set.
         argument: str, what `dataset` is the value of, for errors.
     Returns:
-        `(images, name)`: uint8 `(count, H, W, C)`, through the evaluation transform, and where
-        they are from.
+        `(images, name)`: `(count, H, W, C)` of the dtype that values of the range have, see
+        `keras_mae.pixels.pixel_dtype`, through the evaluation transform, and where they are from.
     Raises:
-        ValueError: if the data set has other channels, or none fits and none is given.
+        ValueError: if the data set cannot be read, or has other channels.
     """
     from keras_mae.data import eval_dataset, load_source
 
     if dataset is None:
-        embedded = {1: "mnist5k", 3: "photos"}
-        if encoder.channels not in embedded:
-            raise ValueError(
-                f"`{argument}` must be given for {encoder.channels} channels: embedded images "
-                f"have {sorted(embedded)}"
-            )
-        dataset = embedded[encoder.channels]
+        is_byte = encoder.value_range == BYTE_RANGE
+        dataset = EMBEDDED.get(encoder.channels) if is_byte else None
+    if dataset is None:
+        shape = (count, *encoder.image_size, encoder.channels)
+        return values_of(smooth_images(shape), encoder.value_range), SMOOTH_RANDOM
     try:
         source = load_source(dataset) if isinstance(dataset, str) else dataset
     except ValueError as error:
@@ -66,8 +69,30 @@ def sample_images(encoder, dataset=None, count=16, argument="check_dataset"):
     batches = [np.asarray(batch) for batch in pixels]
     if not batches:
         raise ValueError(f"`{argument}` must have images that can be read. Received: {dataset}")
-    images = np.concatenate(batches)
-    return np.round(images * 255).astype("uint8"), source.name
+    return values_of(np.concatenate(batches), encoder.value_range), source.name
+
+
+def values_of(images, value_range):
+    """Return images in [0, 1] as values of a range, in the dtype of these, see `pixel_dtype`."""
+    low, high = value_range
+    values, dtype = low + images * (high - low), pixel_dtype(value_range)
+    return (values if dtype == "float32" else np.round(values)).astype(dtype)
+
+
+def smooth_images(shape, seed=0):
+    """Return float64 images of a shape `(B, H, W, C)`: waves, from 0 to 1 in each channel."""
+    rng = np.random.default_rng(seed)
+    count, height, width, channels = shape
+    rows, columns = np.ogrid[:height, :width]
+    images = np.zeros((count, channels, height, width))
+    for _ in range(WAVES):
+        # At most so many periods a side, so that neighbours are alike.
+        vertical, horizontal, phase = rng.uniform(-1, 1, (3, count, channels, 1, 1))
+        angle = vertical * rows / height + horizontal * columns / width
+        images += np.sin(2 * np.pi * (LARGEST_PERIODS * angle + phase))
+    least, most = images.min(axis=(2, 3), keepdims=True), images.max(axis=(2, 3), keepdims=True)
+    images = (images - least) / np.maximum(most - least, 1e-12)
+    return np.moveaxis(images, 1, -1)
 
 
 def reference_outputs(source, images, batch_size=8):
@@ -75,12 +100,13 @@ def reference_outputs(source, images, batch_size=8):
 
     Args:
         source: a `Source`.
-        images: uint8 `(n, H, W, C)`.
+        images: `(n, H, W, C)`, in the encoder's value range.
         batch_size: int. So many at a time.
     Returns:
         dict of arrays: `images`, `normalised` and the outputs of `model_outputs`.
     """
-    normalised = normalize(images.astype("float32"), source.encoder.mean, source.encoder.std)
+    encoder = source.encoder
+    normalised = normalize(images.astype("float32"), encoder.mean, encoder.std, encoder.value_range)
     # On a GPU float32 may mean TensorFloat-32, which keeps three digits.
     with keras.device("cpu"):
         parts = [

@@ -28,9 +28,10 @@ def export_encoder(
 ) -> Path:
     """Write an encoder, or a classifier, for use without this library, and check its numbers.
 
-    The written file takes images of pixels 0-255, `(B, H, W, C)`, and normalises them inside, with
-    the model's own mean and deviation. It computes in float32 whatever the model's dtype policy,
-    and returns
+    The written file takes images `(B, H, W, C)` of the sensor's own values, in the model's
+    `value_range`: pixels 0-255, unless the model says otherwise. It normalises them inside, with
+    the model's mean and deviation. It computes in float32 whatever the model's dtype policy, and
+    returns
 
         tokens                 (B, 1 + N, D)   the class token, then the patches, row by row
         cls                    (B, D)          the class token
@@ -39,7 +40,7 @@ def export_encoder(
         logits, probabilities  (B, classes)    of a classifier
 
     Then a new process, in which keras cannot be imported, loads the file and compares its outputs
-    for real images with the Keras model's. The differences go into `card.json` and `card.md`
+    for images with the Keras model's. The differences go into `card.json` and `card.md`
     beside the file. If they are over the format's bound, nothing is left.
 
     Args:
@@ -51,7 +52,8 @@ def export_encoder(
             `keras_mae.export.Format` of your own.
         image_size: int or (H, W); None for the model's. Positions follow, as in `load_pretrained`.
         check_dataset: a `keras_mae.data.Source`, or what `keras_mae.data.load_source` knows: the
-            images compared. None: embedded photographs (three channels) or digits (one).
+            images compared. None: for pixels 0-255, embedded photographs (three channels) or
+            digits (one); else smooth random values of the model's range.
         num_check_images: int. How many.
         loads: int. How many new processes load and compare.
         fresh_process: bool. False compares in this process: quicker, and a weaker proof.

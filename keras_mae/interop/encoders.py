@@ -18,13 +18,14 @@ def load_encoder(
     source: keras.Model | AnyPath,
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
+    value_range: Sequence[float] | None = None,
 ) -> ViTEncoder | SavedModelEncoder:
     """Return the encoder that `source` is, has as its `encoder`, or is a path to.
 
     Args:
         source: `ViTEncoder` or `SavedModelEncoder`, a model with one, a path that
             `keras_mae.load_pretrained` knows, or a SavedModel's directory.
-        mean, std: statistics for a SavedModel that does not tell its own, see `SavedModelEncoder`.
+        mean, std, value_range: of a SavedModel that does not tell its own, see `SavedModelEncoder`.
     Returns:
         `ViTEncoder`, or `SavedModelEncoder`.
     Raises:
@@ -35,7 +36,8 @@ def load_encoder(
     """
     if (version := saved_model_path(source)) is not None:
         known = (version / CARD).exists()
-        return SavedModelEncoder(version, *((None, None) if known else (mean, std)))
+        given = () if known else (mean, std, value_range)
+        return SavedModelEncoder(version, *given)
     if isinstance(source, str | os.PathLike):
         # Of a run's directory, the encoder's own file: it needs no masking of the user's.
         alone = Path(source) / "encoder.keras"

@@ -36,8 +36,9 @@ def load_pretrained(path: AnyPath, **overrides: Any) -> keras.Model:
             `dtype`, ...
     Returns:
         `MaskedAutoencoder` where there is a decoder, `ViTClassifier` where there is a head, else
-        `ViTEncoder`. Where a file does not say, pixels are normalised with ImageNet's statistics
-        (three channels), and a decoder predicts raw pixels, as the reference's does by default.
+        `ViTEncoder`. Where a file does not say, pixels are 0-255 and normalised with ImageNet's
+        statistics (three channels), and a decoder predicts raw pixels, as the reference's does by
+        default.
     Raises:
         FileNotFoundError: if there is no checkpoint.
         ValueError: if it is broken, unsafe, of another architecture, or `overrides` do not fit.

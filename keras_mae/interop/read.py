@@ -138,10 +138,14 @@ def _beside(path: str, name: str) -> Any:
 
 
 def _timm_config(config: dict[str, Any] | None) -> dict[str, Any]:
-    """Return what timm's config.json tells: statistics of pixels, and pooling."""
+    """Return what timm's config.json tells: statistics of pixels, pooling, names of classes."""
     config = config or {}
     pretrained = config.get("pretrained_cfg", {})
-    ours = {"mean": pretrained.get("mean"), "std": pretrained.get("std")}
+    ours = {
+        "mean": pretrained.get("mean"),
+        "std": pretrained.get("std"),
+        "class_names": config.get("label_names"),
+    }
     if "global_pool" in config:
         ours["pooling"] = {"avg": "mean", "token": "token"}.get(config["global_pool"])
     return {key: value for key, value in ours.items() if value is not None}

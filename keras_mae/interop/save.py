@@ -29,6 +29,7 @@ def save_pretrained(model: keras.Model, directory: AnyPath, format: str = "hf") 
     opens with `from_pretrained`: an autoencoder as ViTMAEForPreTraining, an encoder as ViTMAEModel,
     a classifier as ViTForImageClassification. "meta": `checkpoint.pth`, a PyTorch file with the
     names of Meta's and timm's models, and this model's arguments under a key that they ignore.
+    Names of classes are transformers' `id2label`; a value range is its preprocessor's factor.
 
     Args:
         model: `MaskedAutoencoder`, `ViTEncoder` or `ViTClassifier`.

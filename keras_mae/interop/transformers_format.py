@@ -6,12 +6,18 @@ import re
 import numpy as np
 
 from keras_mae.interop.names import BLOCK_NAME
+from keras_mae.pixels import BYTE_RANGE
 
 logger = logging.getLogger(__name__)
 
 MODEL_TYPES = ("vit_mae", "vit")
 # What its config means where a value is missing.
 _NORM_EPSILON = 1e-12
+# What `config_to_transformers` adds to a preprocessor of other values than pixels 0-255; others
+# ignore it.
+VALUE_RANGE_KEY = "value_range"
+# Of a factor such as 0.00392156862745098, or 0.0039215686.
+_ROUNDING = 1e-6
 
 # The names in its files; versions from 5 on use others in memory. The decoder's blocks are saved as
 # `decoder_layers`, and by versions from 5 on as `decoder_encoder.layer`.
@@ -141,10 +147,45 @@ def config_from_transformers(config, preprocessor):
         "norm_pix_loss": config.get("norm_pix_loss", False),
         "norm_epsilon": config.get("layer_norm_eps", _NORM_EPSILON),
         "image_size": config.get("image_size"),
-        "mean": (preprocessor or {}).get("image_mean"),
-        "std": (preprocessor or {}).get("image_std"),
+        "class_names": _class_names(config.get("id2label")),
+        **_pixel_arguments(preprocessor or {}, config.get("num_channels", 3)),
     }
     return {key: value for key, value in ours.items() if value is not None}
+
+
+def _class_names(id2label):
+    """Return the labels in the order of their numbers, which are text in JSON; None if unnamed."""
+    names = [label for _, label in sorted((int(i), label) for i, label in (id2label or {}).items())]
+    return None if names == _unnamed(len(names)) else names
+
+
+def _unnamed(count):
+    """Return what transformers calls classes without names."""
+    return [f"LABEL_{i}" for i in range(count)]
+
+
+def _pixel_arguments(preprocessor, channels):
+    """Return `value_range`, `mean` and `std` of a preprocessor that multiplies, then normalises.
+
+    A factor of 1/255 or more is for pixels 0-255, whatever these become; a smaller one divides
+    deeper pixels by the greatest, unless our own key says what the range is.
+    """
+    mean, std = preprocessor.get("image_mean"), preprocessor.get("image_std")
+    if not preprocessor.get("do_normalize", True):
+        mean, std = [0.0] * channels, [1.0] * channels
+    if VALUE_RANGE_KEY in preprocessor:
+        return {"value_range": preprocessor[VALUE_RANGE_KEY], "mean": mean, "std": std}
+    factor = preprocessor.get("rescale_factor", 1 / 255)
+    if not preprocessor.get("do_rescale", True):
+        factor = 1
+    high = 255.0
+    if 255 * factor < 1 - _ROUNDING:
+        high = float(f"{1 / factor:.12g}")  # 4095, and not 4095.0000000000005
+    # The greatest value becomes this much, and is to become 1.
+    most = high * factor
+    if mean is not None and std is not None and abs(most - 1) > _ROUNDING:
+        mean, std = ([value / most for value in values] for values in (mean, std))
+    return {"value_range": (0.0, high), "mean": mean, "std": std}
 
 
 def config_to_transformers(kind, config):
@@ -191,24 +232,32 @@ def config_to_transformers(kind, config):
             "norm_pix_loss": config["norm_pix_loss"],
         }
     if kind == "classifier":
-        labels = [f"LABEL_{i}" for i in range(config["num_classes"])]
+        labels = config.get("class_names") or _unnamed(config["num_classes"])
         theirs["id2label"] = {str(i): label for i, label in enumerate(labels)}
         theirs["label2id"] = {label: i for i, label in enumerate(labels)}
+    low, high = config["value_range"]
     preprocessor = {
         "image_processor_type": "ViTImageProcessor",
         "do_resize": True,
         "size": {"height": height, "width": width},
         "resample": 3,  # PIL's bicubic.
         "do_rescale": True,
-        "rescale_factor": 1 / 255,
+        "rescale_factor": 1 / high,
         "do_normalize": True,
         "image_mean": list(config["mean"]),
         "image_std": list(config["std"]),
     }
+    if (low, high) != BYTE_RANGE:
+        preprocessor[VALUE_RANGE_KEY] = [low, high]
     return theirs, preprocessor
 
 
 def _check_expressible(kind, config):
+    if config["value_range"][0] != 0:
+        raise ValueError(
+            "`format` 'hf' holds models of values from 0 on only: its preprocessor multiplies and "
+            f"subtracts nothing; use 'meta' or '.keras'. Received: {config['value_range']}"
+        )
     if len(set(config["image_size"])) > 1 or len(set(config["patch_size"])) > 1:
         raise ValueError(
             "`format` 'hf' holds square images and patches only; use 'meta' or '.keras'. Received: "

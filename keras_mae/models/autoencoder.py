@@ -22,6 +22,7 @@ from keras_mae.models.inputs import check_normalised, first_images
 from keras_mae.models.losses import PatchReconstructionLoss, normalize_patches
 from keras_mae.models.reconstruction import restore_pixels
 from keras_mae.models.steps import TrainedInParts, logs_for_keras
+from keras_mae.pixels import BYTE_RANGE
 from keras_mae.presets import preset_config
 from keras_mae.types import Shape, Size, Tensor
 
@@ -55,9 +56,10 @@ class MaskedAutoencoder(TrainedInParts):
             in most files of other libraries.
         mean, std: C floats each: the statistics, of pixels in [0, 1], that images are normalised
             with. None: ImageNet's for three channels, else .5.
+        value_range: (low, high), the values of the sensor that are mapped to 0 and 1.
         seed: int. With the step, it fixes each mask.
     Call arguments:
-        images: float `(B, H, W, C)`, `(pixel / 255 - mean) / std`.
+        images: float `(B, H, W, C)`, `((value - low) / (high - low) - mean) / std`.
         noise: float32 `(B, noise_size)`, uniform in [0, 1), fixes the masks: for random masking
             `noise_size` is N, and the lowest K are kept. None: fixed by `seed`.
     Returns:
@@ -89,6 +91,7 @@ class MaskedAutoencoder(TrainedInParts):
         norm_epsilon: float = 1e-6,
         mean: Sequence[float] | None = None,
         std: Sequence[float] | None = None,
+        value_range: Sequence[float] = BYTE_RANGE,
         seed: int = 0,
         **kwargs: Any,
     ) -> None:
@@ -121,6 +124,7 @@ class MaskedAutoencoder(TrainedInParts):
             norm_epsilon=norm_epsilon,
             mean=mean,
             std=std,
+            value_range=value_range,
             name="encoder",
             dtype=policy,
         )
@@ -181,6 +185,10 @@ class MaskedAutoencoder(TrainedInParts):
     @property
     def std(self) -> tuple[float, ...]:
         return self.encoder.std
+
+    @property
+    def value_range(self) -> tuple[float, float]:
+        return self.encoder.value_range
 
     def _mask_ratios(self):
         """Return the ratios of all levels of the schedule: one where there is none."""
@@ -255,7 +263,7 @@ class MaskedAutoencoder(TrainedInParts):
             images = first_images(data)
             if images is not None:
                 check_images(images, self.image_size, self.encoder.channels)
-                check_normalised(images, self.mean, self.std)
+                check_normalised(images, self.mean, self.std, self.value_range)
         return super().fit(x, *args, **kwargs)
 
     def evaluate(self, x: Any = None, *args: Any, **kwargs: Any) -> Any:
@@ -481,5 +489,6 @@ class MaskedAutoencoder(TrainedInParts):
             "norm_epsilon": encoder.norm_epsilon,
             "mean": self.mean,
             "std": self.std,
+            "value_range": self.value_range,
             "seed": self.seed,
         }

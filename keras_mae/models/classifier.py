@@ -1,5 +1,6 @@
 """An encoder with a linear head, to be fine-tuned or probed."""
 
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import keras
@@ -13,6 +14,22 @@ from keras_mae.models.steps import TrainedInParts, logs_for_keras
 from keras_mae.types import AnyPath, Shape, Size, Tensor
 
 HEAD_NORMS = ("auto", "layer", "batch", None)
+
+
+def check_class_names(class_names: Sequence[str] | None, num_classes: int) -> list[str] | None:
+    """Return names of classes as a list of `num_classes` strings, or None if there are none."""
+    if class_names is None:
+        return None
+    is_list = isinstance(class_names, Iterable) and not isinstance(class_names, str)
+    names = list(class_names) if is_list else []
+    others = [name for name in names if not isinstance(name, str)]
+    if len(names) != num_classes or others:
+        received = repr(others[0]) if others else f"{len(names)} strings"
+        raise ValueError(
+            f"`class_names` must be {num_classes} strings, one for each class. "
+            f"Received: {received if is_list else repr(class_names)}"
+        )
+    return [str(name) for name in names]
 
 
 @keras.saving.register_keras_serializable(package="keras_mae")
@@ -45,8 +62,11 @@ class ViTClassifier(TrainedInParts):
             are computed anew, and learned ones resampled.
         seed: int. Fixes the head's initial weights and is the start of drop path's random numbers;
             None for any weights, and the encoder's own numbers.
+        class_names: list of `num_classes` strings, in the order of the logits; None if not known.
+            They go into the model's file and its exports.
     Call arguments:
-        images: float `(B, H, W, C)`, `(pixel / 255 - mean) / std` with the encoder's `mean`, `std`.
+        images: float `(B, H, W, C)`, `((value - low) / (high - low) - mean) / std` with the
+            encoder's `value_range`, `mean` and `std`.
         training: bool. Whether drop path is on, and "batch" normalises with the batch.
         kept: what drop path keeps, see `ViTEncoder`; None: drawn.
     Returns:
@@ -69,6 +89,7 @@ class ViTClassifier(TrainedInParts):
         trainable_blocks: float | None = None,
         image_size: Size | None = None,
         seed: int | None = None,
+        class_names: Sequence[str] | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -88,6 +109,7 @@ class ViTClassifier(TrainedInParts):
         self.trainable_blocks = trainable_blocks
         self.image_size = None if image_size is None else pair(image_size, "image_size")
         self.seed = seed
+        self.class_names = check_class_names(class_names, num_classes)
         if isinstance(encoder, dict):  # From a config: it has been adapted before.
             self.encoder = keras.saving.deserialize_keras_object(encoder)
         else:
@@ -163,6 +185,8 @@ class ViTClassifier(TrainedInParts):
             "trainable_blocks": self.trainable_blocks,
             "image_size": self.image_size,
             "seed": self.seed,
+            # A plain list: Keras keeps one of a class of its own.
+            "class_names": None if self.class_names is None else list(self.class_names),
         }
 
     def compile(

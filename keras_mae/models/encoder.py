@@ -18,6 +18,7 @@ from keras_mae.layers.patches import PatchEmbedding, gather_tokens, patchify
 from keras_mae.layers.positions import PositionTable
 from keras_mae.layers.transformer import TransformerBlock, layer_norm, recomputed
 from keras_mae.models.weights import assign_weights, get_weights
+from keras_mae.pixels import BYTE_RANGE, check_value_range
 from keras_mae.types import Shape, Size, Tensor
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -79,8 +80,8 @@ def check_images(images: Tensor, image_size: tuple[int, int], channels: int) -> 
     dtype = keras.backend.standardize_dtype(images.dtype)
     if not keras.backend.is_float_dtype(dtype):
         raise ValueError(
-            "`images` must be floats, (pixel / 255 - mean) / std with the model's `mean` and `std`."
-            f" Received: dtype {dtype}"
+            "`images` must be floats, ((value - low) / (high - low) - mean) / std with the model's "
+            f"`value_range`, `mean` and `std`. Received: dtype {dtype}"
         )
 
 
@@ -116,9 +117,11 @@ class ViTEncoder(keras.Model):
         mean, std: C floats each. Statistics of the pixels, in [0, 1], that the model's images are
             normalised with; kept in the config for heads, exports and figures. None: ImageNet's
             for three channels, else .5.
+        value_range: (low, high), the values of the sensor that are mapped to 0 and 1. Like the
+            statistics it changes nothing in the model: it says what exports take.
         seed: int. Start of drop path's random numbers.
     Call arguments:
-        images: float `(B, H, W, C)`, `(pixel / 255 - mean) / std`.
+        images: float `(B, H, W, C)`, `((value - low) / (high - low) - mean) / std`.
         keep_ids: int32 `(B, K)`: the patches to encode; None for all, in order.
         training: bool. Whether drop path is on.
         last_blocks: int n, 1 to `num_layers`. Tokens of so many last blocks are returned side by
@@ -147,6 +150,7 @@ class ViTEncoder(keras.Model):
         norm_epsilon: float = 1e-6,
         mean: Sequence[float] | None = None,
         std: Sequence[float] | None = None,
+        value_range: Sequence[float] = BYTE_RANGE,
         seed: int = 0,
         **kwargs: Any,
     ) -> None:
@@ -169,6 +173,7 @@ class ViTEncoder(keras.Model):
         self.norm_epsilon = norm_epsilon
         self.seed = seed
         self.mean, self.std = pixel_statistics(mean, std, channels)
+        self.value_range = check_value_range(value_range)
         self.grid_size = grid_size(self.image_size, self.patch_size)
         self.num_patches = self.grid_size[0] * self.grid_size[1]
 
@@ -334,5 +339,6 @@ class ViTEncoder(keras.Model):
             "norm_epsilon": self.norm_epsilon,
             "mean": self.mean,
             "std": self.std,
+            "value_range": self.value_range,
             "seed": self.seed,
         }

@@ -9,6 +9,7 @@ import keras
 from keras_mae.files import saved_model_path
 from keras_mae.layers.arguments import pair
 from keras_mae.models.encoder import check_images, check_last_blocks, pixel_statistics
+from keras_mae.pixels import BYTE_RANGE, check_value_range
 from keras_mae.types import AnyPath, Shape, Size, Tensor
 
 ENDPOINT = "serve"
@@ -30,8 +31,10 @@ class SavedModelEncoder(keras.Model):
         filepath: str or path of a SavedModel, `NAME/VERSION`, or of `NAME`: its newest version.
         mean, std: a float for each channel, what pixels in [0, 1] are normalised with; None for
             those of the `card.json` beside the SavedModel, which must be given where there is none.
+        value_range: (low, high), the values of the sensor that are mapped to 0 and 1; None for that
+            of the card, or (0, 255) where it tells none.
     Call arguments:
-        images: float `(B, H, W, C)`, `(pixel / 255 - mean) / std`.
+        images: float `(B, H, W, C)`, `((value - low) / (high - low) - mean) / std`.
         last_blocks: 1, as of a `ViTEncoder`: only the last block's tokens are in the graph.
         kept: None.
     Returns:
@@ -45,6 +48,7 @@ class SavedModelEncoder(keras.Model):
         filepath: AnyPath,
         mean: Sequence[float] | None = None,
         std: Sequence[float] | None = None,
+        value_range: Sequence[float] | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -73,6 +77,9 @@ class SavedModelEncoder(keras.Model):
                 f"must be normalised as those it was trained on. Received: {self.filepath}"
             )
         self.mean, self.std = pixel_statistics(mean, std, self.channels)
+        if value_range is None:
+            value_range = card.get("value_range", BYTE_RANGE)
+        self.value_range = check_value_range(value_range)
         self.built = True
 
     @property
@@ -117,7 +124,7 @@ class SavedModelEncoder(keras.Model):
                 raise ValueError(
                     f"`{name}` must be {own}, or None, for a SavedModel. Received: {value}"
                 )
-        copy = type(self)(self.filepath, self.mean, self.std, name=self.name)
+        copy = type(self)(self.filepath, self.mean, self.std, self.value_range, name=self.name)
         for own, given in zip(copy.variables, self.variables, strict=True):
             own.assign(given)
         return copy
@@ -151,6 +158,7 @@ class SavedModelEncoder(keras.Model):
             "filepath": self.filepath,
             "mean": self.mean,
             "std": self.std,
+            "value_range": self.value_range,
         }
 
     @classmethod

@@ -2,7 +2,7 @@
 
 import json
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,36 +11,53 @@ import numpy as np
 from keras import ops
 
 from keras_mae.files import atomic_path
-from keras_mae.pixels import denormalize
+from keras_mae.pixels import BYTE_RANGE, denormalize
 from keras_mae.types import AnyPath, Tensor
 
 IMAGES_IN_A_ROW = 8
 
 
 def reconstruction_figure(
-    model: keras.Model, images: Tensor, path: AnyPath, seed: int = 0, statistics: str = "visible"
+    model: keras.Model,
+    images: Tensor,
+    path: AnyPath,
+    seed: int = 0,
+    statistics: str = "visible",
+    bands: Sequence[int] | None = None,
 ) -> None:
     """Draw images, the same with patches hidden, and rebuilt, below each other.
 
+    Pixels 0-255 of one or three channels are shown as they are. Any others are stretched: what 1 %
+    and 99 % of a band's values in the original images are below becomes black and white.
+
     Args:
         model: a `MaskedAutoencoder`.
-        images: float `(B, H, W, C)`, normalised as for training; C is 1 or 3 to be shown as grey
-            or colour, else its first channel is shown.
+        images: float `(B, H, W, C)`, normalised as for training.
         path: a PNG file, written atomically.
         seed: int. Fixes the masks.
         statistics: see `MaskedAutoencoder.reconstruct`. A figure made with "oracle" says so.
+        bands: one int for grey, or three for red, green and blue: the channels shown, counted from
+            1, as GDAL does. None: the first three, or the first where there are fewer.
+    Raises:
+        ValueError: if `bands` are not one or three channels of the model.
     """
+    bands = check_bands(bands, model.encoder.channels)
     result = model.reconstruct(images, seed=seed, statistics=statistics)
     rebuilt = "rebuilt"
     if model.norm_pix_loss and statistics == "oracle":
         rebuilt = "rebuilt (oracle:\ntrue mean and\ndeviation of\nhidden patches)"
     hidden = _pixel_mask(model, result["mask"])
-    shown = {
-        "original": _pixels(model, images),
-        # Grey stands out from any data set's mean colour.
-        "masked": np.where(hidden, 0.5, _pixels(model, result["masked_image"])),
-        rebuilt: _pixels(model, result["reconstruction"]),
+    kinds = {
+        "original": images,
+        "masked": result["masked_image"],
+        rebuilt: result["reconstruction"],
     }
+    shown = {kind: _pixels(model, batch, bands) for kind, batch in kinds.items()}
+    if model.value_range != BYTE_RANGE or model.encoder.channels not in (1, 3):
+        black, white = np.percentile(shown["original"], (1, 99), axis=(0, 1, 2))
+        shown = {kind: stretched(batch, black, white) for kind, batch in shown.items()}
+    # Grey stands out from any data set's mean colour.
+    shown["masked"] = np.where(hidden, 0.5, shown["masked"])
     columns = min(len(images), IMAGES_IN_A_ROW)
     blocks = -(-len(images) // columns)
     figure = new_figure(1.3 * columns + 1, 1.3 * len(shown) * blocks)
@@ -51,7 +68,7 @@ def reconstruction_figure(
         for i, image in enumerate(batch):
             row, column = i // columns * len(shown) + kind, i % columns
             axis = axes[row, column]
-            grey = image.shape[-1] != 3
+            grey = len(bands) == 1
             axis.imshow(
                 image[..., 0] if grey else image, cmap="gray" if grey else None, vmin=0, vmax=1
             )
@@ -88,9 +105,40 @@ def loss_figure(
     save_figure(figure, path)
 
 
-def _pixels(model: keras.Model, images: Tensor) -> np.ndarray:
-    """Return normalised images as float `(B, H, W, C)` in [0, 1]."""
-    return denormalize(ops.convert_to_numpy(images), model.mean, model.std)
+def check_bands(bands: Sequence[int] | None, channels: int) -> tuple[int, ...]:
+    """Return one or three numbers of channels, counted from 1, or raise a ValueError.
+
+    Args:
+        bands: see `reconstruction_figure`.
+        channels: int, how many there are.
+    """
+    if bands is None:
+        return (1, 2, 3) if channels >= 3 else (1,)
+    chosen = tuple(bands) if isinstance(bands, Sequence) else ()
+    known = all(type(band) is int and 1 <= band <= channels for band in chosen)
+    if len(chosen) not in (1, 3) or not known:
+        raise ValueError(
+            f"`bands` must be one or three of the channels, 1 to {channels}. Received: {bands!r}"
+        )
+    return chosen
+
+
+def _pixels(model: keras.Model, images: Tensor, bands: Sequence[int]) -> np.ndarray:
+    """Return bands of normalised images as float `(B, H, W, bands)` in [0, 1]."""
+    pixels = denormalize(ops.convert_to_numpy(images), model.mean, model.std)
+    return pixels[..., [band - 1 for band in bands]]
+
+
+def stretched(pixels: np.ndarray, black: np.ndarray, white: np.ndarray) -> np.ndarray:
+    """Return pixels with `black` and all below at 0, `white` and all above at 1.
+
+    Args:
+        pixels: float `(B, H, W, bands)`.
+        black, white: floats `(bands,)`. Where they are equal, that value is at 0.5.
+    """
+    span = np.where(white > black, white - black, 1)
+    middle = np.where(white > black, 0, 0.5)
+    return np.clip((pixels - black) / span + middle, 0, 1)
 
 
 def _pixel_mask(model: keras.Model, mask: Tensor) -> np.ndarray:

@@ -187,7 +187,9 @@ def parse(cls: type[Settings], name: str, text: str) -> Any:
     if spec.multi is not None:
         return spec.multi(text)
     text = text.strip()
-    if kind.optional and text.lower() == "none":
+    # "auto" is what None stands for, but where it may be a name.
+    words = ("none",) if kind.base is str else ("none", "auto")
+    if kind.optional and text.lower() in words and text.lower() not in spec.names():
         return None
     try:
         if kind.many:

@@ -5,9 +5,10 @@ from collections.abc import Iterator, Sequence
 from typing import Any, Self
 
 from keras_mae.presets import list_presets
+from keras_mae.settings.data import DATA
 from keras_mae.settings.fields import SettingsError, changed, setting
 from keras_mae.settings.run import (
-    DATA,
+    AUGMENTED,
     EVALUATION,
     LENGTH,
     MODEL,
@@ -17,11 +18,9 @@ from keras_mae.settings.run import (
 )
 
 PROTOCOLS = ("full", "linear", "partial", "scratch", "knn")
-AUGMENTATIONS = ("source", "crop", "shift", "none")
 POOLINGS = ("token", "mean", "both")
 SMALL_IMAGE = 64  # pixels a side
 VIEWS_IN_ALL = 8_000  # whose features a recipe computes: of few images, more of each
-AUGMENTED = "Augmentation"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -231,13 +230,7 @@ class FinetuneSettings(RunSettings):
     drop_path: float | None = setting(
         None, "Rate of the last block.", LENGTH, least=0, below=1, shown=BY_RECIPE
     )
-    augmentation: str | None = setting(
-        None,
-        "source: the data set's own; crop; shift; none.",
-        AUGMENTED,
-        choices=AUGMENTATIONS,
-        shown=BY_RECIPE,
-    )
+    augmentation: str | None = changed(RunSettings, "augmentation", None, shown=BY_RECIPE)
     resize: str = setting("bicubic", "Of the augmented images.", AUGMENTED, choices=RESIZES)
     label_smoothing: float | None = setting(
         None,

@@ -4,9 +4,9 @@ import dataclasses
 from typing import Self
 
 from keras_mae.presets import list_presets, preset_config
+from keras_mae.settings.data import DATA
 from keras_mae.settings.fields import changed, setting
 from keras_mae.settings.run import (
-    DATA,
     EVALUATION,
     MODEL,
     RESIZES,
@@ -95,6 +95,16 @@ class PretrainSettings(RunSettings):
     weight_decay: float = changed(RunSettings, "weight_decay", 0.05)
     resize: str = setting("bilinear", "Of the random crops.", DATA, choices=RESIZES)
     crops_per_image: int = setting(1, "Crops taken of each decoded image.", DATA, least=1)
+    figure_bands: tuple[int, ...] | None = setting(
+        None,
+        "Bands that figures show, from 1 on: one, or red, green and blue.",
+        EVALUATION,
+        least=1,
+        lengths=(1, 3),
+        fixes=False,
+        sweep=False,
+        shown="the first three, else the first",
+    )
     probe: bool = setting(
         True,
         "Of labelled images, print accuracies at the end.",

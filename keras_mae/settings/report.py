@@ -4,8 +4,8 @@ import dataclasses
 from collections.abc import Iterator
 from typing import Any
 
+from keras_mae.settings.data import DATA, DataSettings
 from keras_mae.settings.fields import (
-    Settings,
     SettingsError,
     changed,
     parse_assignments,
@@ -15,7 +15,7 @@ from keras_mae.settings.fields import (
 )
 from keras_mae.settings.finetune import FinetuneSettings
 from keras_mae.settings.pretrain import PretrainSettings
-from keras_mae.settings.run import DATA, EVALUATION, MODEL, RunSettings, words_of
+from keras_mae.settings.run import EVALUATION, MODEL, RunSettings, words_of
 
 PROBED_BLOCKS = 4  # Caron et al. 2021, arXiv:2104.14294, section F.2, of small models
 PARTS = {
@@ -42,7 +42,7 @@ def _assigned(argument: str, cls: type) -> Any:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class ReportSettings(Settings):
+class ReportSettings(DataSettings):
     """All that fixes a report; each field is a flag of `scripts/report.py`.
 
     Example:
@@ -58,7 +58,7 @@ class ReportSettings(Settings):
         first=1,
         shown="one is pre-trained for each seed",
     )
-    dataset: str = changed(RunSettings, "dataset", "mnist5k", first=2)
+    dataset: str = changed(DataSettings, "dataset", "mnist5k", first=2)
     seeds: tuple[int, ...] = setting(
         (0, 1, 2), "Each is measured; the page has the spread.", EVALUATION, least=0, first=3
     )
@@ -139,6 +139,7 @@ class ReportSettings(Settings):
         return self.output_dir or f"saved_models/report_{words_of(self.dataset)}"
 
     def faults_together(self) -> Iterator[str]:
+        yield from super().faults_together()
         for name in ("seeds", "ks"):
             values = getattr(self, name)
             if len(set(values)) < len(values):
@@ -185,7 +186,7 @@ class ReportSettings(Settings):
         if self.pretrain_epochs is not None:
             given["epochs"] = self.pretrain_epochs
         settings = PretrainSettings(
-            dataset=self.dataset, seed=seed, **self._devices(), **{**given, **changes}
+            seed=seed, **self.data_settings(), **self._devices(), **{**given, **changes}
         )
         return settings.resolved(typical_size)
 
@@ -233,7 +234,7 @@ class ReportSettings(Settings):
         given = {"pooled_blocks": pooled_blocks, **fields.get(protocol, {})}
         settings = FinetuneSettings(
             encoder=encoder,
-            dataset=self.dataset,
+            **self.data_settings(),
             protocol=protocol,
             train_examples=train_examples,
             trainable_blocks=blocks,

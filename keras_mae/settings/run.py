@@ -2,19 +2,20 @@
 
 import dataclasses
 from collections.abc import Iterator
-from typing import Self
+from typing import Any, Self
 
-from keras_mae import registry
-from keras_mae.settings.fields import Settings, setting
+from keras_mae.settings.data import DataSettings
+from keras_mae.settings.fields import setting
 
 PRECISIONS = {"float32": "float32", "bfloat16": "mixed_bfloat16", "float16": "mixed_float16"}
 STRATEGIES = ("auto", "one_device", "mirrored", "multi_worker", "tpu")
 RESUME = ("auto", "never")
 RESIZES = ("bilinear", "bicubic")
-SOURCES = "keras_mae.data.sources"
+AUGMENTATIONS = ("source", "crop", "shift", "none")
+FLIPS = ("none", "horizontal", "both", "dihedral")
 
-DATA = "Data"
 MODEL = "Model"
+AUGMENTED = "Augmentation"
 LENGTH = "Length and learning rate"
 DEVICES = "Speed, memory and devices"
 OUTPUT = "Output and resume"
@@ -22,25 +23,9 @@ EVALUATION = "Evaluation"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class RunSettings(Settings):
+class RunSettings(DataSettings):
     """Settings of every run. None stands for a default that depends on the run."""
 
-    dataset: str = setting(
-        "mnist5k",
-        "Images: mnist5k, photos, folder:PATH, tfds:NAME[:SPLIT], tfrecord:GLOB, or "
-        "MODULE:CLASS[:ARGUMENT] for a source of your own.",
-        DATA,
-        sweep=False,
-        first=1,
-    )
-    max_bad_fraction: float = setting(
-        0.1,
-        "Share of images that cannot be read at which a run stops.",
-        DATA,
-        least=0,
-        most=1,
-        fixes=False,
-    )
     batch_size: int | None = setting(
         None, "Global batch.", LENGTH, least=1, shown="the recipe's", first=4
     )
@@ -49,6 +34,37 @@ class RunSettings(Settings):
     )
     steps: int | None = setting(
         None, "Length of the run in steps, instead of --epochs.", LENGTH, least=1, shown="by epochs"
+    )
+    augmentation: str | None = setting(
+        None,
+        "source: the data set's own; crop: a random crop, resized; shift: by some pixels; none.",
+        AUGMENTED,
+        choices=AUGMENTATIONS,
+        shown="the data set's own",
+    )
+    crop_area: tuple[float, ...] | None = setting(
+        None,
+        "LOW,HIGH: share of the image that a random crop has.",
+        AUGMENTED,
+        lengths=(2, 2),
+        above=0,
+        most=1,
+        shown="0.2,1; 0.08,1 in fine-tuning",
+    )
+    crop_aspect: tuple[float, ...] | None = setting(
+        None,
+        "LOW,HIGH: width / height of a random crop, relative to the model's.",
+        AUGMENTED,
+        lengths=(2, 2),
+        above=0,
+        shown="0.75,1.333",
+    )
+    flips: str | None = setting(
+        None,
+        "none; horizontal; both: up and down too; dihedral: the eight ways to lay down a square.",
+        AUGMENTED,
+        choices=FLIPS,
+        shown="horizontal with crops, else none",
     )
     base_learning_rate: float | None = setting(
         None,
@@ -174,19 +190,16 @@ class RunSettings(Settings):
     _prefix = "run"  # of the default output directory's name
 
     def faults_together(self) -> Iterator[str]:
-        kind = self.dataset.partition(":")[0]
-        if kind not in registry.names(SOURCES) and not registry.is_own(
-            ":".join(self.dataset.split(":")[:2])
-        ):
-            yield (
-                f"`dataset` must be one of {registry.names(SOURCES)}, with :ARGUMENT where it "
-                f"takes one, or MODULE:CLASS[:ARGUMENT] for your own. Received: {self.dataset!r}"
-            )
+        yield from super().faults_together()
         if self.epochs is not None and self.steps is not None:
             yield (
                 "`epochs` or `steps` must be given, not both. "
                 f"Received: epochs={self.epochs}, steps={self.steps}"
             )
+        for name in ("crop_area", "crop_aspect"):
+            span = getattr(self, name)
+            if span is not None and span[0] > span[1]:
+                yield f"`{name}` must be LOW,HIGH with LOW at most HIGH. Received: {list(span)}"
         if self.tpu is not None and self.strategy != "tpu":
             yield (
                 "`tpu` must be None unless strategy='tpu'. "
@@ -201,6 +214,16 @@ class RunSettings(Settings):
     def total_steps(self, num_examples: int) -> int:
         """Return the length of the run in steps, for a training set of `num_examples` images."""
         return self.steps or steps_of(self.epochs, num_examples, self.batch_size)
+
+    def views(self) -> dict[str, Any]:
+        """Return how training images are made, as keyword arguments of data sets."""
+        own = self.augmentation in (None, "source")
+        return {
+            "augmentation": None if own else self.augmentation,
+            "crop_area": self.crop_area,
+            "crop_aspect": self.crop_aspect,
+            "flips": self.flips,
+        }
 
     def with_batch(self, batch_size: int) -> Self:
         """Return these settings with a batch."""

@@ -36,6 +36,14 @@ class ReconstructSettings(Settings):
         shown="none",
     )
     output: str = setting("reconstructions.png", "The figure to write.", FILES, first=3)
+    bands: tuple[int, ...] | None = setting(
+        None,
+        "Bands that are shown, from 1 on: one, or red, green and blue.",
+        MODEL,
+        least=1,
+        lengths=(1, 3),
+        shown="the first three, else the first",
+    )
     seed: int = setting(0, "Fixes which patches are hidden.", MODEL, least=0)
     oracle: bool = setting(
         False, "Use the hidden patches' true mean and deviation; the figure says so.", MODEL

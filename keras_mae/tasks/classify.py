@@ -11,6 +11,13 @@ import numpy as np
 
 from keras_mae.data import Source, eval_dataset
 from keras_mae.data.finetune import balanced_subset, finetune_dataset
+from keras_mae.data.parts import labelled
+from keras_mae.evaluation.classification import (
+    LEAST_FOR_TOP5,
+    format_classes,
+    multi_label_metrics,
+    single_label_metrics,
+)
 from keras_mae.evaluation.confusion import confusion_matrix
 from keras_mae.evaluation.features import extract_features
 from keras_mae.evaluation.knn import knn_predict
@@ -24,12 +31,12 @@ from keras_mae.settings.finetune import FinetuneSettings
 from keras_mae.settings.run import PRECISIONS
 from keras_mae.tasks.images import EVAL_BATCH, ImageTask, device_line
 from keras_mae.tasks.probe import (
-    LEAST_FOR_TOP5,
     compile_head,
     compiled_function,
     encoder_predictor,
     executions,
     feature_batches,
+    head_loss,
     view_features,
 )
 from keras_mae.training import LARS, make_adamw
@@ -53,9 +60,12 @@ def finetune(
         callbacks: Keras callbacks, see `keras_mae.training.loop.run`.
     Returns:
         dict, as in `results.json`: "protocol", "top1" and "top5" (None for fewer than 6 classes,
-        and for kNN) on the held-out images, in [0, 1], "val_curve" (top-1 after each epoch),
-        "training_seconds", "train_examples", "heldout_examples", "trainable_blocks", and for kNN
-        "knn" (k to top-1). With `dry_run`, an empty dict, and nothing is written.
+        and for kNN) on the test images, else on those held out ("measured_on"), in [0, 1],
+        "macro_f1", "classes"; of images with several labels, in their place, what
+        `keras_mae.evaluation.classification.multi_label_metrics` gives; "val_curve" (held-out
+        top-1 after each epoch), "training_seconds", "train_examples", "heldout_examples",
+        "trainable_blocks", and for kNN "knn" (k to top-1). With `dry_run`, an empty dict, and
+        nothing is written.
     Raises:
         ValueError: for a setting, an encoder or a data set that does not fit, before any training.
         NonFiniteLossError, CheckpointError, Interrupted: see `keras_mae.training.loop.run`.
@@ -85,23 +95,37 @@ class Classify(ImageTask):
     def load(self) -> None:
         super().load()
         settings = self.settings
-        self.num_classes = check_labels(self.source, settings.num_classes)
+        self.num_classes = check_labels(self.train, settings.num_classes)
+        self.use(labelled(self.parts))
         if settings.train_examples is not None:
-            self.train = balanced_subset(self.train, settings.train_examples, settings.seed)
+            few = balanced_subset(self.train, settings.train_examples, settings.seed)
+            origin = f"{self.parts.origin['train']}, {settings.train_examples:,} of them"
+            self.use(
+                dataclasses.replace(
+                    self.parts, train=few, origin={**self.parts.origin, "train": origin}
+                )
+            )
+        self.several = self.train.multi_label
+        if self.several and settings.protocol == "knn":
+            raise ValueError(
+                "`protocol` must not be 'knn' for images with several labels. Received: 'knn'"
+            )
         self.num_examples = self.train.num_examples
         self.stops_before_training = settings.dry_run
         self.neighbours = _neighbours(settings, self.num_examples)
 
     def build(self) -> None:
-        encoder = make_encoder(self.settings, self.source)
+        encoder = make_encoder(self.settings, self.train)
         settings = _for_saved_model(self.settings, encoder)
         size = _image_size(settings, encoder)
         given = settings.batch_size
         settings = settings.with_recipe(size, self.num_examples)
-        if encoder.channels != self.source.channels:
+        self.see_as(encoder)
+        said = self.settings.given_statistics() is not None
+        if said and tuple(encoder.mean) != tuple(self.train.mean):
             raise ValueError(
-                f"`encoder` must take the {self.source.channels} channels of "
-                f"{self.source.name!r}. Received: an encoder of {encoder.channels}"
+                "`statistics` must be auto for an encoder that has its own. Received: "
+                f"{self.settings.statistics!r}; the encoder's mean is {list(encoder.mean)}"
             )
         if given is None:
             batch_size = settings.batch_size - settings.batch_size % self.workers.replicas
@@ -109,7 +133,7 @@ class Classify(ImageTask):
         self.settings = settings
         self.check_batch()
         self.check_memory(encoder)
-        self.classifier = _classifier(settings, encoder, self.num_classes)
+        self.classifier = _classifier(settings, encoder, self.num_classes, self.train.class_names)
         self.total_steps = 0
         self.on_features = settings.protocol == "linear" and (
             bool(settings.feature_views) or settings.augmentation == "none"
@@ -119,9 +143,7 @@ class Classify(ImageTask):
             return
         self.total_steps = settings.total_steps(self.num_examples)
         self.steps_per_epoch = -(-self.num_examples // settings.batch_size)
-        metrics = [keras.metrics.CategoricalAccuracy(name="top1")]
-        if self.num_classes >= LEAST_FOR_TOP5:
-            metrics.append(keras.metrics.TopKCategoricalAccuracy(5, name="top5"))
+        metrics = self._metrics()
         if self.on_features and self.workers.count > 1:
             raise ValueError(
                 "`strategy` must not be 'multi_worker' for a linear probe on features that are "
@@ -149,6 +171,15 @@ class Classify(ImageTask):
         )
         self.model.reset_metrics()
 
+    def _metrics(self):
+        if self.several:
+            # Of logits: one above 0 says that the label is there.
+            return [keras.metrics.BinaryAccuracy(name="label_accuracy", threshold=0.0)]
+        metrics = [keras.metrics.CategoricalAccuracy(name="top1")]
+        if self.num_classes >= LEAST_FOR_TOP5:
+            metrics.append(keras.metrics.TopKCategoricalAccuracy(5, name="top5"))
+        return metrics
+
     def _build_head(self, metrics):
         """Make the head alone the model: the encoder's features are computed once."""
         settings, classifier = self.settings, self.classifier
@@ -165,14 +196,12 @@ class Classify(ImageTask):
             ],
             name="probe",
         )
-        compile_head(self, metrics)
+        compile_head(self, metrics, self.several)
 
     def _build_classifier(self, metrics):
         settings, model = self.settings, self.classifier
         self.model = model
-        loss = keras.losses.CategoricalCrossentropy(
-            from_logits=True, label_smoothing=settings.label_smoothing
-        )
+        loss = head_loss(settings, self.several)
         model.compile(
             _optimizer(settings, model, self.num_examples),
             loss,
@@ -188,9 +217,7 @@ class Classify(ImageTask):
         fixed = {"images": self.train.fingerprint(), "encoder_digest": weights_digest(weights)}
         return fixed, {
             "model": self.classifier.get_config(),
-            "class_names": self.source.class_names,
-            "training_images": self.train.num_examples,
-            "heldout_images": self.heldout.num_examples,
+            **self.data_facts(),
         }
 
     def first_lines(self) -> list[str]:
@@ -203,7 +230,7 @@ class Classify(ImageTask):
         return [
             *lines,
             f"Encoder: {origin}, {self.classifier.encoder.count_params():,} parameters.",
-            self.images_line(self.classifier.encoder.image_size),
+            *self.images_lines(self.classifier.encoder),
             f"Run: {self.total_steps:,} steps of {settings.batch_size:,} images; "
             f"{device_line(self.workers, settings)}."
             if self.total_steps
@@ -217,7 +244,7 @@ class Classify(ImageTask):
         pixels = self.pixels(self.classifier.encoder)
         self.evaluation = [
             eval_dataset(part, batch_size=EVAL_BATCH, **pixels)
-            for part in (self.train, self.heldout)
+            for part in (self.train, self.heldout, self.measured)
         ]
         if not self.total_steps:
             return {}
@@ -225,16 +252,22 @@ class Classify(ImageTask):
             predict = self._predictor()
             self.features, self.labels = view_features(predict, self.train, self.settings, pixels)
             queries, wanted = extract_features(predict, self.evaluation[1])
-            self._validation = _batched(queries, np.eye(self.num_classes)[wanted])
+            self._validation = _batched(queries, self._targets(wanted))
         else:
             self._validation = self.validation_of(
                 self.heldout,
                 pixels,
                 True,
                 self.evaluation[1],
-                lambda dataset: dataset.map(self._one_hot),
+                lambda dataset: dataset.map(self._with_targets),
             )
         return {}
+
+    def _targets(self, labels):
+        """Return labels as the loss takes them, float `(n, num_classes)`."""
+        if not self.several:
+            return np.eye(self.num_classes)[labels]
+        return np.pad(labels, [(0, 0), (0, self.num_classes - labels.shape[1])])
 
     def _predictor(self):
         settings = self.settings
@@ -242,10 +275,10 @@ class Classify(ImageTask):
             self._local_copy().encoder, settings.pooling, settings.pooled_blocks, settings.jit
         )
 
-    def _one_hot(self, images, labels, *weights):
-        import tensorflow as tf
+    def _with_targets(self, images, labels, *weights):
+        from keras_mae.data.finetune import targets_of
 
-        return images, tf.one_hot(labels, self.num_classes), *weights
+        return images, targets_of(labels, self.num_classes), *weights
 
     def batches(self, step: int, num_shards: int, shard_index: int) -> Any:
         settings = self.settings
@@ -265,7 +298,7 @@ class Classify(ImageTask):
             num_classes=self.num_classes,
             seed=settings.seed,
             start_step=step,
-            augmentation=None if settings.augmentation == "source" else settings.augmentation,
+            **settings.views(),
             resize=settings.resize,
             randaugment=settings.randaugment,
             erasing=settings.erasing,
@@ -287,27 +320,35 @@ class Classify(ImageTask):
     def finish(self) -> dict[str, Any]:
         if not self.workers.is_chief:
             return {}
-        found = self._neighbours() if self.settings.protocol == "knn" else self._accuracy()
-        predicted, labels = found.pop("predicted"), found.pop("labels")
-        matrix = confusion_matrix(labels, predicted, self.num_classes)
-        confusion_figure(
-            matrix, self.directory / "figures" / "confusion.png", self.source.class_names
-        )
+        found = self._neighbours() if self.settings.protocol == "knn" else self._trained()
+        scores, labels = found.pop("scores"), found.pop("labels")
+        names = self.classifier.class_names
+        if self.several:
+            found.update(
+                multi_label_metrics(scores, self._targets(labels), names, from_logits=True)
+            )
+        else:
+            # Of neighbours there is no second guess: what they found stays.
+            found = {**single_label_metrics(scores, labels, names), **found}
+            matrix = confusion_matrix(labels, scores.argmax(axis=1), self.num_classes)
+            confusion_figure(matrix, self.directory / "figures" / "confusion.png", names)
+            found["confusion_matrix"] = matrix.tolist()
         return {
             "protocol": self.settings.protocol,
+            "measured_on": self.measured_name,
             **found,
             "train_examples": self.train.num_examples,
             "heldout_examples": len(labels),
             "num_classes": self.num_classes,
+            "class_names": names,
             "trainable_blocks": self.settings.trainable_blocks,
-            "confusion_matrix": matrix.tolist(),
         }
 
     def _neighbours(self):
         start = time.perf_counter()
         predict = self._predictor()
         (features, labels), (queries, wanted) = (
-            extract_features(predict, part) for part in self.evaluation
+            extract_features(predict, part) for part in (self.evaluation[0], self.evaluation[2])
         )
         predicted = knn_predict(features, labels, queries, self.num_classes, ks=self.neighbours)
         accuracy = {str(k): float(np.mean(predicted[k] == wanted)) for k in self.neighbours}
@@ -318,23 +359,20 @@ class Classify(ImageTask):
             "knn": accuracy,
             "val_curve": [],
             "training_seconds": round(time.perf_counter() - start, 1),
-            "predicted": predicted[first],
+            "scores": np.eye(self.num_classes)[predicted[first]],
             "labels": wanted,
         }
 
-    def _accuracy(self):
+    def _trained(self):
         save_model(self.classifier, self.directory / "model.keras")
         classifier = self._local_copy()
         predict = compiled_function(lambda images: classifier(images, training=False))
-        logits, labels = extract_features(predict, self.evaluation[1])
-        order = np.argsort(-logits, axis=1, kind="stable")
-        top5 = float((order[:, :5] == labels[:, None]).any(axis=1).mean())
+        logits, labels = extract_features(predict, self.evaluation[2])
         lines = read_metrics(self.directory / "metrics.jsonl")
+        curve = "val_label_accuracy" if self.several else "val_top1"
         return {
-            "top1": float((order[:, 0] == labels).mean()),
-            "top5": top5 if self.num_classes >= LEAST_FOR_TOP5 else None,
-            "val_curve": [line["val_top1"] for line in lines if "val_top1" in line],
-            "predicted": order[:, 0],
+            "val_curve": [line[curve] for line in lines if curve in line],
+            "scores": logits,
             "labels": labels,
         }
 
@@ -347,14 +385,27 @@ class Classify(ImageTask):
         return copy
 
     def summary(self, results: dict[str, Any]) -> str:
-        parts = [f"top-1 {results['top1']:.1%}"]
-        if results["top5"] is not None:
-            parts.append(f"top-5 {results['top5']:.1%}")
+        if self.several:
+            parts = [
+                f"{name} {'not defined' if results[key] is None else format(results[key], '.1%')}"
+                for name, key in (
+                    ("macro AUROC", "macro_auroc"),
+                    ("mAP", "map"),
+                    ("macro F1", "macro_f1"),
+                )
+            ]
+        else:
+            parts = [f"top-1 {results['top1']:.1%}"]
+            if results["top5"] is not None:
+                parts.append(f"top-5 {results['top5']:.1%}")
+            parts.append(f"macro F1 {results['macro_f1']:.1%}")
         parts += [f"kNN k={k}: {value:.1%}" for k, value in results.get("knn", {}).items()]
         lines = [
             f"\n{results['protocol']}, {results['train_examples']:,} training images: "
-            f"{', '.join(parts)} of {results['heldout_examples']:,} held-out images. "
-            f"Took {results['training_seconds']:.0f} s."
+            f"{', '.join(parts)} of {results['heldout_examples']:,} {self.measured_name} images. "
+            f"Took {results['training_seconds']:.0f} s.",
+            format_classes(results["classes"]),
+            self.values_note(),
         ]
         if "stopped_early_at_step" in results:
             lines.append(f"It stopped early, at step {results['stopped_early_at_step']:,}.")
@@ -376,6 +427,19 @@ def check_labels(source: Source, num_classes: int | None = None) -> int:
     classes = source.num_classes
     if classes is None:
         raise ValueError(f"`dataset` must have labels. Received: {source.name!r}, without any")
+    if known is not None:
+        known = source.labelled().labels()
+        if not len(known):
+            raise ValueError(
+                f"`dataset` must have images with labels. Received: {source.name!r}, with none"
+            )
+    if source.multi_label:
+        if num_classes is not None and classes > num_classes:
+            raise ValueError(
+                f"`num_classes` must be at least the {classes} labels of {source.name!r}. "
+                f"Received: {num_classes}"
+            )
+        return num_classes or classes
     if classes < 2 or (known is not None and len(np.unique(known)) < 2):
         raise ValueError(
             f"`dataset` must have images of at least 2 classes. Received: {source.name!r}, with one"
@@ -412,7 +476,7 @@ def make_encoder(settings: FinetuneSettings, source: Source) -> ViTEncoder | Sav
     if source.image_size is not None and max(source.image_size) <= config["image_size"]:
         config["image_size"] = source.image_size
     config["channels"] = source.channels
-    return ViTEncoder(**config, mean=source.mean, std=source.std)
+    return ViTEncoder(**config, mean=source.mean, std=source.std, value_range=source.value_range)
 
 
 def _neighbours(settings, num_examples):
@@ -453,7 +517,7 @@ def _image_size(settings, encoder):
     return settings.image_size if len(settings.image_size) == 2 else settings.image_size * 2
 
 
-def _classifier(settings, encoder, num_classes):
+def _classifier(settings, encoder, num_classes, class_names):
     """Return the model; for "scratch" of the encoder's architecture, all weights new."""
     if settings.protocol == "scratch":
         encoder = type(encoder).from_config(encoder.get_config())
@@ -467,6 +531,8 @@ def _classifier(settings, encoder, num_classes):
         drop_path=settings.drop_path,
         trainable_blocks=0 if frozen else settings.trainable_blocks,
         image_size=settings.image_size and _image_size(settings, encoder),
+        # A head wider than the data set has classes without a name.
+        class_names=class_names if len(class_names or ()) == num_classes else None,
         seed=settings.seed,
         dtype=PRECISIONS[settings.precision],
     )

@@ -5,7 +5,7 @@ from pathlib import Path
 import keras
 import numpy as np
 
-from keras_mae.data import SkipLog, eval_dataset, load_source
+from keras_mae.data import EncodedSource, SkipLog, eval_dataset, open_parts
 from keras_mae.training.loop import Task
 
 EVAL_BATCH = 250
@@ -15,15 +15,45 @@ class ImageTask(Task):
     """A task whose settings name a source of images.
 
     Attributes:
-        source, train, heldout: `Source`s: the whole, and its two parts.
+        parts: `Parts`.
+        source, train, heldout, test: `Source`s: the whole, and its parts; test may be None.
         skips: the `SkipLog` of the run; set by `open_skips`.
     """
 
     skips = None
 
     def load(self):
-        self.source = load_source(self.settings.dataset)  # its split does not depend on the seed
-        self.train, self.heldout = self.source.split()
+        self.use(parts_of(self.settings))
+
+    def use(self, parts):
+        """Take the images of `Parts`."""
+        self.parts, self.source = parts, parts.source
+        self.train, self.heldout, self.test = parts.train, parts.heldout, parts.test
+
+    def see_as(self, encoder):
+        """See the images with the channels of an encoder, where they can be.
+
+        Raises:
+            ValueError: if they cannot.
+        """
+        if encoder.channels == self.train.channels:
+            return
+        encoded = all(isinstance(part, EncodedSource) for part in self.parts.each().values())
+        if not encoded or self.settings.channels is not None:
+            raise ValueError(
+                f"`encoder` must take the {self.train.channels} channels of "
+                f"{self.source.name!r}. Received: an encoder of {encoder.channels}"
+            )
+        self.use(self.parts.with_channels(encoder.channels))
+
+    @property
+    def measured(self):
+        """The `Source` that the last numbers are of: test images, else those held out."""
+        return self.heldout if self.test is None else self.test
+
+    @property
+    def measured_name(self):
+        return "held-out" if self.test is None else "test"
 
     def open_skips(self):
         """Open the list of images that cannot be read, in the output directory."""
@@ -42,6 +72,7 @@ class ImageTask(Task):
             "image_size": encoder.image_size,
             "mean": encoder.mean,
             "std": encoder.std,
+            "value_range": encoder.value_range,
             "on_skip": self.skips,
         }
 
@@ -80,24 +111,43 @@ class ImageTask(Task):
 
         return workers.distribute(share, batch_size)
 
-    def images_line(self, image_size):
-        """Return a line on the images: their size and channels, classes, and what they are for."""
-        source = self.source
-        own = self.typical_size()
+    def images_lines(self, encoder):
+        """Return lines on the images: how they are seen, and what they are for.
+
+        Args:
+            encoder: what sees them.
+        """
+        source, own, image_size = self.source, self.typical_size(), encoder.image_size
         seen = f"{image_size[0]:,} x {image_size[1]:,} pixels"
         if own is not None and tuple(own) != tuple(image_size):
             seen += f" (the images' own: {own[0]:,} x {own[1]:,})"
-        classes = f", {source.num_classes} classes" if source.num_classes else ""
-        channels = {1: "1 channel"}.get(source.channels, f"{source.channels} channels")
-        return (
-            f"Images: {self.settings.dataset}, seen at {seen}, {channels}{classes}; "
-            f"{self.train.num_examples:,} to train on, {self.heldout.num_examples:,} held out."
-        )
+        kind = "labels" if source.multi_label else "classes"
+        classes = f", {source.num_classes} {kind}" if source.num_classes else ""
+        channels = {1: "1 channel"}.get(encoder.channels, f"{encoder.channels} channels")
+        low, high = encoder.value_range
+        values = "" if (low, high) == (0, 255) else f", values {low:g} to {high:g}"
+        return [
+            f"Images: {self.settings.dataset}, seen at {seen}, {channels}{values}{classes}.",
+            *self.parts.lines(),
+            *(f"  Note: {note}" for note in self.parts.notes),
+        ]
+
+    def data_facts(self):
+        """Return what `config.json` says of the images."""
+        facts = {
+            **self.parts.facts(),
+            "training_images": self.train.num_examples,
+            "heldout_images": self.heldout.num_examples,
+            "class_names": self.source.class_names,
+        }
+        if self.test is not None:
+            facts["test_images"] = self.test.num_examples
+        return facts
 
     def typical_size(self):
         """Return (H, W) of the images, of a sample where they differ; None if none can be read."""
         if not hasattr(self, "_typical_size"):
-            self._typical_size = self.source.typical_size()
+            self._typical_size = self.train.typical_size()
         return self._typical_size
 
     def check_batch(self, crops_per_image=1):
@@ -138,10 +188,24 @@ class ImageTask(Task):
                 "`accumulate_steps` cuts a step into parts."
             )
 
+    def values_note(self):
+        """Return a line on values that were clipped or missing, or ""."""
+        return "" if self.skips is None else self.skips.tally.line()
+
     def heldout_note(self):
-        """Return a line that says how little a small held-out part can tell, or ""."""
-        note = self.heldout.split_note
+        """Return a line that says how little a small part can tell, or ""."""
+        note = self.measured.split_note
         return f"Only {note}." if note else ""
+
+
+def parts_of(settings):
+    """Return the `Parts` that settings name; which images a share is of depends on no seed."""
+    return open_parts(**_specs(settings), **settings.source_options())
+
+
+def _specs(settings):
+    names = ("dataset", "validation_dataset", "test_dataset", "holdout")
+    return {name: getattr(settings, name) for name in names}
 
 
 def free_memory():

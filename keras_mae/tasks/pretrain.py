@@ -77,6 +77,7 @@ def build_autoencoder(
         decoder_attention=settings.decoder_attention,
         mean=source.mean,
         std=source.std,
+        value_range=source.value_range,
         seed=settings.seed,
         **overrides,
     )
@@ -116,7 +117,7 @@ class Pretrain(ImageTask):
 
     def build(self) -> None:
         settings = self.settings
-        self.model = build_autoencoder(settings, self.source, self.total_steps)
+        self.model = build_autoencoder(settings, self.train, self.total_steps)
         self.check_memory(self.model.encoder, 1 - max(settings.mask_ratio))
         ema = {"use_ema": True, "ema_momentum": settings.ema} if settings.ema else {}
         optimizer = make_adamw(
@@ -135,11 +136,7 @@ class Pretrain(ImageTask):
 
     def facts(self) -> tuple[dict[str, Any], dict[str, Any]]:
         fixed = {"total_steps": self.total_steps, "images": self.train.fingerprint()}
-        return fixed, {
-            "model": self.model.get_config(),
-            "training_images": self.train.num_examples,
-            "heldout_images": self.heldout.num_examples,
-        }
+        return fixed, {"model": self.model.get_config(), **self.data_facts()}
 
     def first_lines(self) -> list[str]:
         settings, model = self.settings, self.model
@@ -149,7 +146,7 @@ class Pretrain(ImageTask):
         return [
             f"Model: {settings.preset}{chosen}, {model.count_params():,} parameters, "
             f"{model.encoder.count_params():,} of them in the encoder.",
-            self.images_line(model.image_size),
+            *self.images_lines(model.encoder),
             f"Run: {self.total_steps:,} steps of {settings.batch_size:,} images ({epochs:,.3g} "
             f"epochs); learning rate {settings.peak_learning_rate():.3g} after {warmup:,} steps of "
             f"warm-up; {device_line(self.workers, settings)}.",
@@ -162,11 +159,18 @@ class Pretrain(ImageTask):
         settings = self.settings
         pixels = self.pixels(self.model.encoder)
         train, heldout = (_at_most(p, settings.probe_images) for p in (self.train, self.heldout))
-        labelled = settings.probe and (self.train.num_classes or 0) > 1
         self.probe_sets = [
-            eval_dataset(part, batch_size=EVAL_BATCH, with_labels=labelled, **pixels)
+            eval_dataset(part, batch_size=EVAL_BATCH, with_labels=False, **pixels)
             for part in (train, heldout)
         ]
+        if self.test is not None:
+            test = _at_most(self.test, settings.probe_images)
+            self._test = self.validation_of(
+                test,
+                pixels,
+                False,
+                eval_dataset(test, batch_size=EVAL_BATCH, with_labels=False, **pixels),
+            )
         self._validation = self.validation_of(heldout, pixels, False, self.probe_sets[1])
         self.table = None
         self.baseline = None
@@ -174,8 +178,13 @@ class Pretrain(ImageTask):
             return {}
         self._check_heldout()
         self.baseline = mean_predictor_loss(self.model, *self.probe_sets)
-        if labelled:
-            self.table = FeatureTable(settings, train, heldout, self.model.encoder, self.skips)
+        if settings.probe and (self.train.num_classes or 0) > 1 and not self.train.multi_label:
+            known, queries = (
+                _at_most(part.labelled(), settings.probe_images)
+                for part in (self.train, self.measured)
+            )
+            if min(known.num_examples, queries.num_examples):
+                self.table = FeatureTable(settings, known, queries, self.model.encoder, self.skips)
         return {"mean_predictor": self.baseline}
 
     def _check_heldout(self):
@@ -197,6 +206,7 @@ class Pretrain(ImageTask):
             start_step=step,
             resize=settings.resize,
             crops_per_image=settings.crops_per_image,
+            **settings.views(),
             num_shards=num_shards,
             shard_index=shard_index,
             **self.pixels(self.model.encoder),
@@ -205,9 +215,13 @@ class Pretrain(ImageTask):
     def finish(self) -> dict[str, Any]:
         model = self.model
         loss = model.evaluate(self._validation, verbose=0, return_dict=True)["loss"]
+        results = {"heldout_loss": loss}
+        if self.test is not None:
+            tested = model.evaluate(self._test, verbose=0, return_dict=True)["loss"]
+            results["test_loss"] = tested
         if not self.workers.is_chief:
-            return {"heldout_loss": loss}
-        results = {"heldout_loss": loss, "mean_predictor_loss": self.baseline}
+            return results
+        results["mean_predictor_loss"] = self.baseline
         save_model(model, self.directory / "mae.keras")
         with self.workers.one_device():
             model = self._local_copy()
@@ -216,7 +230,7 @@ class Pretrain(ImageTask):
                 self.table.add_pixels()
                 self.table.add_encoder("encoder, random init", self._untrained())
                 self.table.add_encoder("encoder, pre-trained", model.encoder)
-                results.update(self.table.results())
+                results.update(self.table.results(), measured_on=self.measured_name)
         return results
 
     def write_encoder_and_figures(self, model: keras.Model) -> None:
@@ -234,10 +248,14 @@ class Pretrain(ImageTask):
             )
         else:
             print("encoder/1 is not written: a SavedModel needs KERAS_BACKEND=tensorflow.")
-        first = next(iter(self.probe_sets[1]))
-        shown = np.asarray(first[0] if isinstance(first, tuple) else first)
+        shown = np.asarray(next(iter(self.probe_sets[1])))
         spread = np.linspace(0, len(shown) - 1, min(FIGURE_IMAGES, len(shown))).astype(int)
-        reconstruction_figure(model, shown[spread], directory / "figures" / "reconstructions.png")
+        reconstruction_figure(
+            model,
+            shown[spread],
+            directory / "figures" / "reconstructions.png",
+            bands=self.settings.figure_bands,
+        )
         loss_figure(
             directory / "metrics.jsonl",
             directory / "figures" / "loss.png",
@@ -247,7 +265,7 @@ class Pretrain(ImageTask):
     def _untrained(self):
         """Return the encoder as it was before the first step: the seed's."""
         keras.utils.set_random_seed(self.settings.seed)
-        return build_autoencoder(self.settings, self.source, self.total_steps).encoder
+        return build_autoencoder(self.settings, self.train, self.total_steps).encoder
 
     def _local_copy(self):
         """Return a copy of the model on one device of this worker; itself if it is on one.
@@ -261,9 +279,10 @@ class Pretrain(ImageTask):
         return copy
 
     def summary(self, results: dict[str, Any]) -> str:
+        tested = f", on test images: {results['test_loss']:.4f}" if "test_loss" in results else ""
         lines = [
-            f"\nLoss on held-out images: {results['heldout_loss']:.4f}; of a predictor that gives "
-            f"the mean patch of each position: {results['mean_predictor_loss']:.4f}. "
+            f"\nLoss on held-out images: {results['heldout_loss']:.4f}{tested}; of a predictor "
+            f"that gives the mean patch of each position: {results['mean_predictor_loss']:.4f}. "
             f"Trained {results['training_seconds']:.0f} s."
         ]
         if "stopped_early_at_step" in results:
@@ -273,6 +292,7 @@ class Pretrain(ImageTask):
                 f"{self.skips.num_bad:,} of {self.skips.num_seen:,} images read could not be used, "
                 f"of {len(self.skips.reasons):,} files named in {self.skips.path}."
             )
+        lines.append(self.values_note())
         if "accuracy" in results:
             lines.append(f"\n{format_table(results)}")
             lines.append(self.heldout_note())

@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from keras_mae.data import Source  # it needs TensorFlow
 
 EVAL_BATCH = 250
-LEAST_FOR_TOP5 = 6  # classes
 STEPS_PER_EXECUTION = 50  # a step is so small that to call it takes most of its time
 
 
@@ -166,7 +165,13 @@ def describe_probe(settings: FinetuneSettings, num_examples: int) -> dict[str, A
     }
 
 
-def compile_head(task: Task, metrics: Sequence[Any] = ()) -> None:
+def head_loss(settings: FinetuneSettings, several: bool = False) -> keras.losses.Loss:
+    """Return the loss of logits: cross-entropy of classes, or of each of several labels."""
+    kind = keras.losses.BinaryCrossentropy if several else keras.losses.CategoricalCrossentropy
+    return kind(from_logits=True, label_smoothing=settings.label_smoothing)
+
+
+def compile_head(task: Task, metrics: Sequence[Any] = (), several: bool = False) -> None:
     """Compile a probe's model: LARS, cross-entropy, several steps in one call."""
     settings = task.settings
     tensorflow = keras.backend.backend() == "tensorflow"
@@ -178,9 +183,7 @@ def compile_head(task: Task, metrics: Sequence[Any] = ()) -> None:
             run_schedule(settings, task.num_examples),
             lars_weight_decay=settings.weight_decay,
         ),
-        keras.losses.CategoricalCrossentropy(
-            from_logits=True, label_smoothing=settings.label_smoothing
-        ),
+        head_loss(settings, several),
         weighted_metrics=list(metrics),
         # XLA would take longer to compile than TensorFlow takes; JAX is slow without.
         jit_compile=not tensorflow,
@@ -231,7 +234,9 @@ def feature_batches(
 def _numpy_batches(features, labels, num_classes, settings, step):
     """Yield batches; each pass is a permutation that is a function of (seed, pass)."""
     count, size = len(features), settings.batch_size
-    targets = np.eye(num_classes, dtype="float32")[np.asarray(labels)]
+    targets = np.asarray(labels, "float32")
+    if targets.ndim == 1:
+        targets = np.eye(num_classes, dtype="float32")[np.asarray(labels)]
     orders = {}
     while True:
         places = np.arange(step * size, (step + 1) * size)
@@ -312,15 +317,17 @@ def view_features(
         batch_size=EVAL_BATCH,
         num_classes=source.num_classes,
         seed=settings.seed,
-        augmentation=None if settings.augmentation == "source" else settings.augmentation,
+        **settings.views(),
         resize=settings.resize,
         randaugment=settings.randaugment,
         erasing=settings.erasing,
         **pixels,
     )
     batches = batches.take(-(-count // EVAL_BATCH))
+    several = source.multi_label
     more = extract_features(
-        predict, ((images, np.argmax(labels, axis=1)) for images, labels in batches)
+        predict,
+        ((x, np.asarray(y, "int64") if several else np.argmax(y, axis=1)) for x, y in batches),
     )
     # The last batch has begun one view more.
     features, labels = (np.concatenate([a, b[:count]]) for a, b in zip(plain, more, strict=True))

@@ -33,6 +33,7 @@ class FeatureTable:
             "image_size": encoder.image_size,
             "mean": encoder.mean,
             "std": encoder.std,
+            "value_range": encoder.value_range,
             "on_skip": skips,
         }
         self.probe = probe_settings(
@@ -82,7 +83,7 @@ def format_table(results):
     rows, about = results["accuracy"], results.get("probe")
     width = max(map(len, rows))
     k = about["k"] if about else NEIGHBOURS
-    lines = ["Accuracy on held-out images:"]
+    lines = [f"Accuracy on {results.get('measured_on', 'held-out')} images:"]
     lines.append(f"{'features':<{width}}  linear probe   kNN (k={k})")
     for name, row in rows.items():
         lines.append(f"{name:<{width}}  {row['linear_probe']:>11.1%}  {row['knn']:>11.1%}")

@@ -60,9 +60,9 @@ def test_shards_make_up_the_global_batch(digits, settings, num_shards):
 @pytest.mark.parametrize(("mixed", "expected"), [({}, 1 / 4), ({"mixup": 0.8}, 2 / 4)])
 def test_a_worker_reads_its_own_images_and_those_mixed_with_them(make_classes, mixed, expected):
     source = load_source(f"folder:{make_classes(8, 8)}")
+    settings = {"mean": source.mean, "std": source.std, "prefetch": 0, "num_parallel_calls": 1}
     read, records = source.read, []
     source.read = lambda record: (records.append(record), read(record))[1]
-    settings = {"mean": source.mean, "std": source.std, "prefetch": 0, "num_parallel_calls": 1}
     batches(source, 1, batch_size=16, num_shards=4, shard_index=1, **settings, **mixed)
     assert len(set(records[: int(16 * expected)])) == 16 * expected  # no image twice
     assert 16 * expected <= len(records) < 16 * expected + 8  # the next batch has begun

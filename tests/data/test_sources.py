@@ -208,15 +208,17 @@ def test_a_class_that_would_be_held_out_whole_keeps_one_image(make_classes):
     assert sorted(train.labels()) == [0, 1] and sorted(heldout.labels()) == [0, 0, 1, 1]
 
 
-def test_a_split_of_a_hundred_is_left_as_it_was(make_classes):
-    """The lowest hashes of names are held out, whatever their classes."""
-    source = load_source(f"folder:{make_classes(98, 2)}")
-    _, heldout = source.split()
+def test_a_share_is_held_out_of_each_class(make_classes):
+    """Of each class the lowest hashes of names."""
+    source = load_source(f"folder:{make_classes(80, 40)}")
+    train, heldout = source.split(0.1)
 
     def rank(record):
         return hashlib.blake2b(f"0/{source.key(record)}".encode(), digest_size=8).digest()
 
-    assert heldout.indices.tolist() == sorted(sorted(range(100), key=rank)[:5])
+    expected = sorted(range(80), key=rank)[:8] + sorted(range(80, 120), key=rank)[:4]
+    assert heldout.indices.tolist() == sorted(expected)
+    assert train.num_examples == 108
 
 
 def test_a_small_held_out_part_says_so(make_classes, make_folder, mnist):

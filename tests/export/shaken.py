@@ -44,12 +44,14 @@ def digits(count, seed=0):
 
 
 def normalised(model, pixels):
-    """Return `(pixels / 255 - mean) / std` as float32."""
-    return ((pixels / 255 - np.array(model.mean)) / np.array(model.std)).astype("float32")
+    """Return `((pixels - low) / (high - low) - mean) / std`, computed in float64, as float32."""
+    low, high = model.value_range
+    mapped = (pixels.astype("float64") - low) / (high - low)
+    return ((mapped - np.array(model.mean)) / np.array(model.std)).astype("float32")
 
 
 def expected(model, pixels):
-    """Return a Keras encoder's tokens of pixels 0-255."""
+    """Return a Keras encoder's tokens of pixels in its value range."""
     return np.asarray(model(normalised(model, pixels)))
 
 

@@ -24,9 +24,16 @@ def file_of(image, format, **options):
     return file.getvalue()
 
 
-def rgba():
-    pixels = np.asarray(photograph())
-    return Image.fromarray(np.concatenate([pixels, pixels[..., :1]], axis=-1))
+def with_alpha(mode="RGBA"):
+    """Return a photograph that is transparent where it is dark, of a mode with alpha."""
+    image = photograph().convert(mode)
+    image.putalpha(photograph().convert("L"))
+    return image
+
+
+def one_colour_transparent(mode):
+    image = photograph().quantize(8).convert(mode)  # few colours: some pixels have that one
+    return file_of(image, "PNG", transparency=image.getpixel((20, 30)))
 
 
 def deep_grey():
@@ -42,13 +49,26 @@ FILES = {
     "JPEG CMYK": lambda: file_of(photograph().convert("CMYK"), "JPEG"),
     "PNG": lambda: file_of(photograph(), "PNG"),
     "PNG grey": lambda: file_of(photograph().convert("L"), "PNG"),
-    "PNG grey, alpha": lambda: file_of(photograph().convert("LA"), "PNG"),
-    "PNG alpha": lambda: file_of(rgba(), "PNG"),
     "PNG palette": lambda: file_of(photograph().quantize(32), "PNG"),
-    "PNG palette, transparent": lambda: file_of(photograph().quantize(32), "PNG", transparency=3),
+    "PNG palette of 4 bits": lambda: file_of(photograph().quantize(8), "PNG"),
+    "PNG palette of 2 bits": lambda: file_of(photograph().quantize(4), "PNG"),
+    "PNG palette of 1 bit": lambda: file_of(photograph().quantize(2), "PNG"),
     "PNG black and white": lambda: file_of(photograph().convert("1"), "PNG"),
     "PNG 16 bits": lambda: file_of(deep_grey(), "PNG"),
 }
+TRANSPARENT = {
+    "grey, alpha": lambda: file_of(with_alpha("LA"), "PNG"),
+    "alpha": lambda: file_of(with_alpha(), "PNG"),
+    "palette": lambda: file_of(photograph().quantize(8), "PNG", transparency=3),
+    "palette, by degrees": lambda: file_of(
+        photograph().quantize(8), "PNG", transparency=bytes(range(0, 256, 32))
+    ),
+    "one colour": lambda: one_colour_transparent("RGB"),
+    "black, of 1 bit": lambda: file_of(photograph().convert("1"), "PNG", transparency=0),
+    "palette of 1 bit": lambda: file_of(photograph().quantize(2), "PNG", transparency=0),
+    "one grey": lambda: one_colour_transparent("L"),
+}
+BACKGROUNDS = {1: (33.25,), 3: (123.675, 116.28, 103.53)}
 
 
 @pytest.fixture(scope="module", params=[1, 3])
@@ -59,7 +79,7 @@ def channels(request):
 @pytest.fixture(scope="module")
 def decode(channels):
     signature = [tf.TensorSpec((), tf.string)]
-    return tf.function(lambda data: decode_image(data, channels), signature)
+    return tf.function(lambda data: decode_image(data, BACKGROUNDS[channels]), signature)
 
 
 @pytest.mark.slow
@@ -67,6 +87,27 @@ def decode(channels):
 def test_files_are_decoded_as_pillow_decodes_them(name, decode, channels):
     data = FILES[name]()
     np.testing.assert_array_equal(decode(data), read_with_pillow(data, channels))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", TRANSPARENT)
+def test_what_is_transparent_is_laid_on_the_background(name, decode, channels):
+    data = TRANSPARENT[name]()
+    image = Image.open(io.BytesIO(data)).convert("RGBA")
+    alpha = np.asarray(image)[..., 3:] / 255
+    assert alpha.min() < 0.2 and alpha.max() > 0.8
+    colours = np.asarray(image.convert("RGB").convert("L" if channels == 1 else "RGB"))
+    colours = colours.reshape(*colours.shape[:2], channels)
+    wanted = alpha * colours + (1 - alpha) * np.array(BACKGROUNDS[channels])
+    np.testing.assert_allclose(decode(data), wanted, atol=1e-4)
+
+
+def test_one_pixel_by_hand():
+    """A fifth of (200, 40, 90) on four fifths of (100, 0, 50)."""
+    pixel = Image.fromarray(np.array([[[200, 40, 90, 51]]], "uint8"))
+    got = decode_image(tf.constant(file_of(pixel, "PNG")), (100.0, 0.0, 50.0))
+    # 40 + 80, 8 + 0, 18 + 40
+    np.testing.assert_allclose(got, [[[120, 8, 58]]], rtol=1e-6)
 
 
 @pytest.mark.slow
@@ -78,7 +119,7 @@ def test_pixels_are_those_of_the_evaluation_pipeline(tmp_path, size):
     source = load_source(f"folder:{tmp_path}")
     plain = {"mean": (0.0,) * 3, "std": (1.0,) * 3, "with_labels": False}
     wanted = np.concatenate(list(eval_dataset(source, image_size=size, batch_size=20, **plain)))
-    got = pixels_of_bytes(tf.constant(list(files.values())), size, 3)
+    got = pixels_of_bytes(tf.constant(list(files.values())), size, BACKGROUNDS[3])
     assert len(got) == len(wanted) == len(files)
     np.testing.assert_allclose(got, 255 * wanted, atol=1e-3)
 
@@ -110,4 +151,5 @@ def test_a_broken_file_is_an_error_of_its_own(decode, data, message):
 
 
 def test_no_files_give_no_images():
-    assert pixels_of_bytes(tf.constant([], tf.string), (8, 12), 3).shape == (0, 8, 12, 3)
+    none = tf.constant([], tf.string)
+    assert pixels_of_bytes(none, (8, 12), BACKGROUNDS[3]).shape == (0, 8, 12, 3)

@@ -195,6 +195,7 @@ def test_bfloat16_and_two_channels(tmp_path):
     path = export_encoder(two, tmp_path, check_dataset=Pairs(4), **QUICK)
     found = card_of(path)
     assert "serving_bytes" not in found["signatures"] and found["precision"] == "float32"
+    assert "serving_uint8" in found["signatures"]
 
 
 @pytest.mark.slow

@@ -67,8 +67,44 @@ def test_check_images_are_real_and_fit():
     for wrong in ("photos", "folder:there_is_none"):
         with pytest.raises(ValueError, match="`ranges`"):
             sample_images(encoder(), wrong, argument="ranges")
-    with pytest.raises(ValueError, match="`check_dataset`"):
-        sample_images(encoder(channels=2, mean=None, std=None))
+
+
+@pytest.mark.parametrize(
+    "changes, dtype, low, high",
+    [
+        ({"channels": 12, "value_range": (0, 4095)}, "uint16", 0, 4095),
+        ({"channels": 1, "value_range": (-1024, 3071)}, "int16", -1024, 3071),
+        ({"channels": 2, "value_range": (0, 1.5)}, "float32", 0, 1.5),
+        ({"channels": 2}, "uint8", 0, 255),  # no embedded images have two
+    ],
+)
+def test_smooth_random_images_stand_for_other_sensors(changes, dtype, low, high):
+    model = encoder(**changes, mean=None, std=None, num_layers=1)
+    images, name = sample_images(model, count=3)
+    assert images.shape == (3, 28, 28, model.channels) and images.dtype == dtype
+    assert name == "smooth random values"
+    # The whole range in each band; neighbours are alike, images and bands are not.
+    np.testing.assert_allclose(images.min(axis=(1, 2)), low)
+    np.testing.assert_allclose(images.max(axis=(1, 2)), high)
+    unit = (images.astype("float64") - low) / (high - low)
+    assert np.abs(np.diff(unit, axis=1)).mean() < 0.15
+    flat = np.moveaxis(unit, -1, 1).reshape(3 * model.channels, -1)
+    assert np.abs(np.corrcoef(flat) - np.eye(len(flat))).max() < 0.9
+    np.testing.assert_array_equal(sample_images(model, count=3)[0], images)
+
+
+def test_images_of_a_data_set_are_in_the_models_range():
+    digits = load_source("mnist5k").subset(np.arange(4))
+    pixels = digits.images[digits.indices].astype("float64")
+    for value_range in ((-1024, 3071), (0, 1.5)):
+        images, name = sample_images(encoder(value_range=value_range, num_layers=1), digits, 4)
+        low, high = value_range
+        wanted = low + pixels / 255 * (high - low)
+        assert name == "mnist5k"
+        if images.dtype == np.int16:
+            assert np.abs(images - wanted).max() <= 0.501  # rounded, not cut
+        else:
+            np.testing.assert_allclose(images, wanted, atol=1e-6)
 
 
 class Batches:

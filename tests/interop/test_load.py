@@ -151,8 +151,11 @@ def test_timm_folder(vit, batch, tmp_path):
     # Mean pooling with the encoder's norm before it: only the config tells.
     state |= {"head.weight": vit.classifier.weight, "head.bias": vit.classifier.bias}
     save_file({n: v.detach() for n, v in state.items()}, tmp_path / "model.safetensors")
-    (tmp_path / "config.json").write_text(json.dumps({**config, "global_pool": "avg"}))
+    names = [f"species {i}" for i in range(len(vit.classifier.bias))]
+    config |= {"global_pool": "avg", "label_names": names}
+    (tmp_path / "config.json").write_text(json.dumps(config))
     ours = load_pretrained(tmp_path)
+    assert ours.class_names == names
     expected = expected[:, 1:].mean(1) @ vit.classifier.weight.detach().numpy().T
     expected = expected + vit.classifier.bias.detach().numpy()
     np.testing.assert_allclose(ours(batch[0]), expected, atol=1e-4)

@@ -199,3 +199,20 @@ def test_of_a_runs_directory_the_encoders_own_file_is_opened(encoder, tmp_path):
     encoder.save(tmp_path / "encoder.keras")
     (tmp_path / "mae.keras").write_text("not to be opened")
     np.testing.assert_array_equal(load_encoder(tmp_path)(IMAGES), encoder(IMAGES))
+
+
+def test_names_of_classes_travel_with_the_file(encoder, tmp_path):
+    # A name with a comma, and one of a folder whose name is not UTF-8.
+    names = ["tench, Tinca tinca", "zebra", "gr\udcfcn"]
+    model = ViTClassifier(encoder, 3, class_names=names)
+    model.save(tmp_path / "model.keras")
+    loaded = keras.saving.load_model(tmp_path / "model.keras")
+    assert loaded.class_names == model.class_names == names
+    assert loaded.get_config() == model.get_config()
+    assert ViTClassifier(encoder, 3).class_names is None
+
+
+@pytest.mark.parametrize("wrong", [["a", "b"], ["a", "b", 3], "abc", 5, []])
+def test_names_that_do_not_fit_the_classes(encoder, wrong):
+    with pytest.raises(ValueError, match="`class_names`"):
+        ViTClassifier(encoder, 3, class_names=wrong)

@@ -58,15 +58,19 @@ def test_the_newest_version_is_taken(exported):
 
 
 def test_the_card_says_what_the_graph_does_not(exported):
-    card = {**STATISTICS, "patch_size": [4, 4], "num_layers": 1}
+    card = {**STATISTICS, "patch_size": [4, 4], "num_layers": 1, "value_range": [0, 4095]}
     path = exported / "2" / "card.json"
     path.write_text(json.dumps(card))
     try:
-        found = load_encoder(exported, mean=[9, 9], std=[9, 9])
+        found = load_encoder(exported, mean=[9, 9], std=[9, 9], value_range=(0, 9))
     finally:
         path.unlink()
     assert found.mean == (0.1, 0.2) and found.patch_size == (4, 4) and found.num_layers == 1
-    assert load_encoder(exported, [0, 0], [1, 1]).std == (1, 1)
+    assert found.value_range == found.adapted().value_range == (0, 4095)
+    assert found.get_config()["value_range"] == (0, 4095)
+    bare = load_encoder(exported, [0, 0], [1, 1])
+    assert (bare.std, bare.value_range) == ((1, 1), (0, 255))
+    assert load_encoder(exported, [0, 0], [1, 1], (-1, 9)).value_range == (-1, 9)
     with pytest.raises(ValueError, match="`mean` and `std` must be given"):
         load_encoder(exported)
 

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from keras_mae import MaskedAutoencoder, ViTEncoder, save_pretrained
-from keras_mae.data import eval_dataset, load_source
+from keras_mae.data import Source, eval_dataset, load_source
 from keras_mae.data.finetune import balanced_subset, finetune_dataset
 from keras_mae.models import ViTClassifier
 from keras_mae.models.weights import get_weights
@@ -344,17 +344,16 @@ def test_a_dry_run_prints_each_rate_and_writes_nothing(run, tmp_path, capsys):
     assert not (tmp_path / "run").exists()
 
 
-class Labelled:
+class Labelled(Source):
     """As much of a source as its labels are."""
 
-    name = "stub"
-
     def __init__(self, num_classes, labels):
+        super().__init__(len(labels or ()))
         self.num_classes = num_classes
         self._labels = labels
 
-    def labels(self):
-        return None if self._labels is None else np.array(self._labels)
+    def record_labels(self):
+        return self._labels
 
 
 @pytest.mark.parametrize(
@@ -365,7 +364,8 @@ class Labelled:
         (3, [1, 1], None, "dataset"),
         (3, [0, 1, 2], 2, "num_classes"),
         (3, [0, 3], None, "dataset"),
-        (3, [-1, 2], None, "dataset"),
+        (3, [-1, 2], None, "dataset"),  # one class is left
+        (3, [-1, -1], None, "dataset"),
     ],
 )
 def test_labels_that_do_not_fit_are_named_before_training(num_classes, labels, head, name):

@@ -1,1 +1,1 @@
-"""From the bytes of a file to its pixels as they are stored: one file here for each family of formats."""
+"""From the bytes of a file to its pixels as stored: one file here for each family of formats."""

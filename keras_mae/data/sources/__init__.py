@@ -3,16 +3,28 @@
 A source is one file here, found by its name; another's own class is found by `MODULE:CLASS`.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from keras_mae import registry
+from keras_mae.data.sensor import SensorOptions
 from keras_mae.data.sources.base import ArraySource, EncodedSource, Source
 from keras_mae.files import printable
 from keras_mae.types import AnyPath
 
 
-def load_source(spec: AnyPath, *, seed: int = 0, **options: Any) -> Source:
+def load_source(
+    spec: AnyPath,
+    *,
+    seed: int = 0,
+    channels: int | None = None,
+    bands: Sequence[int] | None = None,
+    value_range: Sequence[float] | None = None,
+    statistics: str | Sequence | None = None,
+    background: Sequence[float] | None = None,
+    **options: Any,
+) -> Source:
     """Open a source of images.
 
     Args:
@@ -23,13 +35,14 @@ def load_source(spec: AnyPath, *, seed: int = 0, **options: Any) -> Source:
             `(argument, seed=seed)`.
         seed: int, decides which examples `split` holds out and nothing else. Keep it when a later
             run must hold out the same ones.
-        options: what the kind takes beside these, see its class's `OPTIONS`, such as
-            `label_column` for `table`. None is as good as not given.
+        channels, bands, value_range, statistics, background: how pixels are seen, see
+            `keras_mae.data.SensorOptions`; for image files only. None: a sample tells.
+        **options: of the kind of source, such as `label_column` of a table; None is as if left out.
     Returns:
         A `Source`.
     Raises:
-        ValueError: if the spec names no source, what it names is not there, or the kind does not
-            take an option.
+        ValueError: if the spec names no source, what it names is not there, or an option does not
+            go with it.
     Example: `load_source("folder:/data/photos")`, `load_source("my_package.my_module:Checker:12")`
     """
     spec = str(spec)
@@ -39,15 +52,34 @@ def load_source(spec: AnyPath, *, seed: int = 0, **options: Any) -> Source:
             f"`dataset` must be KIND:ARGUMENT, such as folder:{printable(spec)}. "
             f"Received: {printable(spec)!r}"
         )
-    found = registry.find(__name__, name, Source, "dataset")
-    given = {option: value for option, value in options.items() if value is not None}
-    for option, value in given.items():
-        if option not in found.OPTIONS:
-            takes = ", ".join(found.OPTIONS) or "no options"
+    kind: Any = registry.find(__name__, name, Source, "dataset")
+    given = {key: value for key, value in options.items() if value is not None}
+    for key, value in given.items():
+        if key not in kind.OPTIONS:
+            takes = ", ".join(kind.OPTIONS) or "no options"
             raise ValueError(
-                f"`{option}` must be None for {name!r}, which takes {takes}. Received: {value!r}"
+                f"`{key}` must be None for {name!r}, which takes {takes}. Received: {value!r}"
             )
-    return found(argument, seed=seed, **given)
+    pixels = {
+        "channels": channels,
+        "bands": None if bands is None else tuple(bands),
+        "value_range": None if value_range is None else tuple(map(float, value_range)),
+        "statistics": _frozen(statistics),
+        "background": None if background is None else tuple(background),
+    }
+    pixels = {key: value for key, value in pixels.items() if value is not None}
+    if pixels and not issubclass(kind, EncodedSource):
+        key, value = next(iter(pixels.items()))
+        raise ValueError(f"`{key}` must be None for {name!r}, in memory. Received: {value!r}")
+    sensor = SensorOptions(**pixels)
+    source = kind(argument, seed=seed, **given)
+    return source.with_options(sensor) if pixels else source
+
+
+def _frozen(statistics):
+    if statistics is None or isinstance(statistics, str):
+        return statistics
+    return tuple(tuple(map(float, part)) for part in statistics)
 
 
 def _split(spec):

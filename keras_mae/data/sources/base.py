@@ -7,24 +7,32 @@ gathered by TensorFlow). The file's name is the source's.
 """
 
 import copy
+import dataclasses
 import hashlib
 from collections.abc import Callable
 from typing import Any, Self
 
 import numpy as np
 
-from keras_mae.data.decode import header_size
+from keras_mae.data.decode import decode_image, image_facts
+from keras_mae.data.decoders.base import Decoded, Facts
+from keras_mae.data.sensor import (
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    Sensor,
+    SensorOptions,
+    measure,
+)
+from keras_mae.pixels import BYTE_RANGE
 from keras_mae.types import Tensor
 
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
-# For one-channel images of unknown statistics: the averages of ImageNet's three channels.
-GREY_MEAN, GREY_STD = (0.449,), (0.226,)
-
 GLOBAL_SHUFFLE = "global shuffle: each epoch is a new permutation of the whole set"
-# Labelled sets of fewer images are split with each class on both sides; larger ones need no help.
-SMALL_SET = 100
 FEW_HELD_OUT = 50
+NO_LABEL = -1
+UNKNOWN = (
+    255  # in the uint8 row of an image that may have several labels, and of which none is known
+)
+PARTS = ("train", "validation", "test")
 
 
 class Source:
@@ -35,42 +43,46 @@ class Source:
         num_examples: int, images an epoch.
         num_classes: int, or None where there are no labels.
         class_names: list of strings in label order, or None.
-        channels: 1 or 3.
-        mean, std: tuples of floats, one a channel, of images in [0, 1].
+        multi_label: bool. Whether an image can have several labels, or none.
+        own_parts: dict of int arrays, the records that the data set itself has under "train",
+            "validation" and "test"; None where it does not say.
+        notes: list of strings, what a person should know before a run.
+        channels: int C.
+        value_range: (low, high), floats, the stored values that are mapped to 0 and 1.
+        mean, std: tuples of floats, one a channel, of values mapped to [0, 1].
         image_size: `(H, W)` in pixels where all images have it, else None.
         augmentation: "crop", "shift" or "none", what training does to an image by default.
         order_guarantee: string, how well an epoch is shuffled and at what cost.
         default_holdout: float, the share that `split()` holds out.
-        own_parts: dict of "train", "validation" and "test" to int64 arrays of records, of a source
-            that has splits of its own; else None. Labels and classes are those of all parts.
-        multi_label: bool. Whether an image may have several labels, or none.
-        notes: list of strings, each a line for a person, of what was left out and why.
-        OPTIONS: names of the constructor's keyword arguments beside `seed`.
+        OPTIONS: names of the constructor's keyword arguments beside `seed`, which `load_source`
+            may hand on.
 
     Args:
         num_records: int.
         seed: int, decides what `split` holds out.
     """
 
+    OPTIONS: tuple[str, ...] = ()
+
     name = ""
     num_classes: int | None = None
     class_names: list[str] | None = None
+    multi_label = False
+    own_parts: dict[str, np.ndarray] | None = None
     channels = 3
+    value_range: tuple[float, float] = BYTE_RANGE
     mean: tuple[float, ...] = IMAGENET_MEAN
     std: tuple[float, ...] = IMAGENET_STD
     image_size: tuple[int, int] | None = None
     augmentation = "crop"
     order_guarantee = GLOBAL_SHUFFLE + ", read by random access"
     default_holdout = 0.05
-    own_parts: dict[str, np.ndarray] | None = None
-    multi_label = False
-    OPTIONS: tuple[str, ...] = ()
-    _whole: "Source | None" = None
+    _whole: Any = None
 
     def __init__(self, num_records: int, *, seed: int = 0) -> None:
         self.seed = seed
-        self.name = self.name or type(self).__name__
         self.notes: list[str] = []
+        self.name = self.name or type(self).__name__
         self.indices: np.ndarray = np.arange(num_records, dtype=np.int64)
 
     @property
@@ -78,12 +90,30 @@ class Source:
         return len(self.indices)
 
     @property
-    def whole(self) -> "Source":
-        """The source that `split` made this one a part of; else this one.
+    def sensor(self) -> Sensor:
+        """How the pixels are seen: here by the attributes."""
+        return Sensor(
+            channels=self.channels,
+            byte_range=self.value_range,
+            wide_range=self.value_range,
+            is_said=True,
+            mean=self.mean,
+            std=self.std,
+        )
+
+    @property
+    def whole(self) -> Any:
+        """All images of the run that this is a part of, an object with `num_examples`.
 
         The share of broken images is judged over it: one of the three held out is not a third.
         """
         return self if self._whole is None else self._whole
+
+    def judged_with(self, whole: Any) -> Self:
+        """The same source as a part of all images of a run; see `whole`."""
+        other = copy.copy(self)
+        other._whole = whole
+        return other
 
     def key(self, record: int) -> str:
         """A name of the record that stays the same when the data set is moved elsewhere.
@@ -113,15 +143,29 @@ class Source:
         return None
 
     def labels(self) -> np.ndarray | None:
-        """int64 array `(num_examples,)` of class numbers.
+        """int64 array `(num_examples,)` of class numbers; -1 for an image without a label.
 
-        None where there are none, or where getting them would mean to read a large data set. The
-        datasets give labels wherever `num_classes` is not None.
+        Of several labels an image, `(num_examples, num_classes)` of 0 and 1, and -1 in the row of
+        an image of which nothing is known. None where there are none, or where getting them would
+        mean to read a large data set. The datasets give labels wherever `num_classes` is not None.
         """
         labels = self.record_labels()
         if labels is None:
             return None
-        return np.asarray(labels, np.uint8 if self.multi_label else np.int64)[self.indices]
+        labels = np.asarray(labels, np.int64)[self.indices]
+        return np.where(labels == UNKNOWN, NO_LABEL, labels) if self.multi_label else labels
+
+    def labelled(self) -> Self:
+        """The same source without the examples that have no label, where that is known."""
+        labels = self.labels()
+        if labels is None:
+            return self
+        known = labels.reshape(len(labels), -1).min(axis=1, initial=0) >= 0
+        return self if known.all() else self.subset(np.flatnonzero(known))
+
+    def content(self, record: int) -> bytes | None:
+        """The bytes of a record, to find copies; None for pixels in memory."""
+        return None
 
     def record_size(self, record: int) -> tuple[int, int] | None:
         """`(height, width)` of a record's image in pixels, read as cheaply as can be; or None."""
@@ -172,19 +216,22 @@ class Source:
         return other
 
     def groups(self) -> list[np.ndarray]:
-        """Lists of positions; `split` holds out the same share of each. Default: all in one."""
-        return [np.arange(self.num_examples)]
+        """Lists of positions; `split` holds out the same share of each. Default: by class."""
+        labels = self.labels()
+        if labels is None or labels.ndim > 1:
+            return [np.arange(self.num_examples)]
+        return [np.flatnonzero(labels == label) for label in np.unique(labels)]
 
     def split(self, holdout: float | None = None) -> tuple[Self, Self | None]:
         """Divide the examples in two disjoint parts, the same on every call and machine.
 
         An example's side depends on its name and the source's seed, not on its place in a list.
-        With fewer than 100 images and known labels, each class of two images or more is on both
-        sides, and a class of one is trained on.
+        Where labels are known, the share is held out of each class: at least one image, and none
+        of a class that has only one.
 
         Args:
-            holdout: float in [0, 1), the share held out; at least one example a group.
-                None: the source's own default. 0: hold out nothing.
+            holdout: float in [0, 1), the share held out. None: the source's own default. 0: hold
+                out nothing.
         Returns:
             `(train, heldout)`, two sources; heldout is None where `holdout` is 0.
         Raises:
@@ -196,41 +243,33 @@ class Source:
         if holdout == 0:
             return self, None
         is_held = np.zeros(self.num_examples, bool)
-        for group in self.groups():
+        groups = self.groups()
+        for group in groups:
             ranks = [self._rank(self.split_key(self.indices[position])) for position in group]
             names, inverse = np.unique(ranks, return_inverse=True)
-            count = max(1, round(len(names) * holdout))
+            # One of a kind is trained on, but where it is all there is.
+            most = len(names) - 1 if len(groups) > 1 else len(names)
+            count = min(max(1, round(len(names) * holdout)), most)
             is_held[np.asarray(group)[inverse < count]] = True
-        one_each = self.labels() is not None and not self.multi_label
-        if self.num_examples < SMALL_SET and one_each:
-            is_held = self._with_each_class_on_both_sides(is_held)
+        if not is_held.any():  # of classes of one image each: one image
+            ranks = [self._rank(self.split_key(record)) for record in self.indices]
+            is_held[np.array(ranks) == min(ranks)] = True
         if is_held.all():
             raise ValueError(
                 f"`holdout` must be a share that leaves images to train on, or 0 to hold out none. "
                 f"Received: {holdout!r}, of {self.num_examples} examples in {self.name!r}"
             )
         parts = self.subset(np.flatnonzero(~is_held)), self.subset(np.flatnonzero(is_held))
-        for part in parts:
-            part._whole = self.whole
-        return parts
+        return parts[0].judged_with(self.whole), parts[1].judged_with(self.whole)
 
-    def _with_each_class_on_both_sides(self, is_held):
-        """Return a bool array like `is_held`, in which as few examples as can be changed sides."""
-        labels = self.labels()
-        keys = [self._rank(self.split_key(record)) for record in self.indices]
-        ranks = np.array(keys, dtype=np.uint64)
-        changed = is_held.copy()
-        for label in np.unique(labels):
-            members = labels == label
-            names = np.unique(ranks[members])  # in the order in which they would be held out
-            if len(names) == 1:
-                changed[ranks == names[0]] = False
-            elif changed[members].all():
-                changed[ranks == names[-1]] = False
-            elif not changed[members].any():
-                changed[ranks == names[0]] = True
-        # Of classes of one image each, nothing would be held out.
-        return changed if changed.any() else is_held
+    def part(self, name: str) -> Self | None:
+        """One of `own_parts`, or None."""
+        records = (self.own_parts or {}).get(name)
+        if records is None or not len(records):
+            return None
+        other = copy.copy(self)
+        other.indices = np.asarray(records, np.int64)
+        return other.judged_with(self.whole)
 
     @property
     def split_note(self) -> str | None:
@@ -271,20 +310,125 @@ class ArraySource(Source):
         raise NotImplementedError
 
 
+class _Measured:
+    """An attribute that is found by a sample of the images, and by what the source says of it."""
+
+    def __set_name__(self, owner, name):
+        self.name = name
+
+    def __get__(self, source, owner=None):
+        return self if source is None else getattr(source.sensor, self.name)
+
+    def __set__(self, source, value):
+        # New dicts: a copy of the source, such as a part of it, shares the old ones.
+        source._said = {**source._said, self.name: value}
+        source._found = {}
+
+
 class EncodedSource(Source):
-    """Image files, or records that hold them: read and checked in Python, decoded by TensorFlow."""
+    """Image files, or records that hold them: read and checked in Python, decoded by TensorFlow.
+
+    `channels`, `value_range`, `mean` and `std` are those of a sample of the images, which is taken
+    when they are first asked for. A subclass that knows better says so: `channels = 1`.
+
+    Attributes:
+        options: `SensorOptions`, what the user said of the pixels.
+    """
+
+    options = SensorOptions()
+    channels: Any = _Measured()
+    value_range: Any = _Measured()
+    mean: Any = _Measured()
+    std: Any = _Measured()
+    _said: dict[str, Any] = {}
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        said = dict(cls._said)
+        for name in ("channels", "value_range", "mean", "std"):
+            if name in cls.__dict__:
+                said[name] = cls.__dict__[name]
+                delattr(cls, name)
+        cls._said = said
+
+    def __init__(self, num_records: int, *, seed: int = 0) -> None:
+        super().__init__(num_records, seed=seed)
+        self._found: dict[SensorOptions, Sensor] = {}  # shared by all parts
+
+    @property
+    def sensor(self) -> Sensor:
+        """How the pixels are seen, by a sample of the part that asked first."""
+        if self.options not in self._found:
+            self._found[self.options] = self._measure()
+        return self._found[self.options]
+
+    def with_options(self, options: SensorOptions) -> Self:
+        """The same source, whose pixels are seen otherwise."""
+        other = copy.copy(self)
+        other.options = options
+        return other
+
+    def seen_through(self, sensor: Sensor) -> Self:
+        """The same source, whose pixels are seen as those of another."""
+        other = copy.copy(self)
+        other._found = {other.options: sensor}
+        return other
+
+    def _measure(self):
+        said, options = self._said, self.options
+        if options.value_range is None and "value_range" in said:
+            options = dataclasses.replace(options, value_range=tuple(said["value_range"]))
+        if options.statistics is None and "mean" in said:
+            statistics = (tuple(said["mean"]), tuple(said["std"]))
+            options = dataclasses.replace(options, statistics=statistics)
+        return measure(
+            self.indices,
+            self.record_facts,
+            lambda record: decoded(self.read(record)[0]),
+            options,
+            said.get("channels"),
+        )
 
     def read(self, record: int) -> tuple[Any, int | None]:
         """`(data, label)`: the bytes of an image file, or pixels `(H, W, C)`; int or None.
 
-        The label of a source with several labels an image is None; `record_labels` has them.
-        Called from several threads at once. May raise anything: the record is then skipped.
+        Pixels are an array of any integer or float dtype. The label of a source with several
+        labels an image is None; `record_labels` has them. Called from several threads at once. May
+        raise anything: the record is then skipped.
         """
         raise NotImplementedError
 
-    def record_size(self, record: int) -> tuple[int, int] | None:
+    def content(self, record: int) -> bytes | None:
         data, _ = self.read(record)
-        return data.shape[:2] if isinstance(data, np.ndarray) else header_size(data)
+        return data.tobytes() if isinstance(data, np.ndarray) else bytes(data)
+
+    def record_facts(self, record: int) -> Facts:
+        """What the header of a record's image says, read as cheaply as can be."""
+        data, _ = self.read(record)
+        if not isinstance(data, np.ndarray):
+            return image_facts(data)
+        image = decoded(data)
+        height, width, channels = image.pixels.shape
+        return Facts(height, width, channels, image.pixels.dtype == np.uint8)
+
+    def record_size(self, record: int) -> tuple[int, int] | None:
+        if self.image_size is not None:
+            return self.image_size
+        facts = self.record_facts(record)
+        return facts.height, facts.width
+
+
+def decoded(data: Any) -> Decoded:
+    """Return what a source's `read` gave as a `Decoded` image.
+
+    Raises:
+        Exception: if it is no image.
+    """
+    if not isinstance(data, np.ndarray):
+        return decode_image(data)
+    if data.ndim != 3 or 0 in data.shape or data.dtype.kind not in "uif":
+        raise ValueError(f"expected pixels (H, W, C), got {data.dtype} {data.shape}")
+    return Decoded(data)
 
 
 def name_bytes(name: str) -> bytes:

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from keras_mae.data import tfrecords
-from keras_mae.data.sources.base import GREY_MEAN, GREY_STD, EncodedSource
+from keras_mae.data.sources.base import EncodedSource
 from keras_mae.data.sources.tfrecord import parse_example
 from keras_mae.files import printable
 
@@ -97,8 +97,8 @@ class TFDS(EncodedSource):
 
     def _describe(self, features):
         *size, channels = features[self._image_key].shape
-        if channels == 1:
-            self.channels, self.mean, self.std = 1, GREY_MEAN, GREY_STD
+        if channels is not None:
+            self.channels = channels
         if None not in size:
             self.image_size = tuple(size)
         if self._label_key:

@@ -100,8 +100,9 @@ class Format:
             this library may lack. That they are there is checked before any work.
         BOUNDS: dict, precision to how far the file's numbers may be from the Keras model's:
             {"difference": largest} or {"min_cosine": smallest}, see `keras_mae.export.compare`.
-        Runner: class. `Runner(path)`, of a str, loads the file. Called with images, uint8
-            `(n, H, W, C)`, it returns a dict of arrays, named as those of `export_encoder`. Its
+        Runner: class. `Runner(path)`, of a str, loads the file. Called with images `(n, H, W, C)`,
+            of the model's value range and its dtype, see `keras_mae.pixels.pixel_dtype`, it
+            returns a dict of arrays, named as those of `export_encoder`. Its
             attribute `batch_size` is the int that n must be, or None for any. If it has a method
             `others(images, normalised)`, this yields (name, outputs) for each other way to give the
             same images. It runs in a process where keras cannot be imported.
@@ -154,7 +155,7 @@ class Format:
         Args:
             source: `keras_mae.export.source.Source`.
             directory: `Path`, not there yet. It is renamed after the check.
-            images: uint8 `(n, H, W, C)`, those of the check, if an example is needed.
+            images: `(n, H, W, C)`, those of the check, if an example is needed.
         Returns:
             `Written`.
         """

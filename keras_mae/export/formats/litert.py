@@ -73,7 +73,7 @@ class Runner:
 
 
 class LiteRT(Format):
-    """`model.tflite`: `images` float32 `(batch_size, H, W, C)`, 0-255.
+    """`model.tflite`: `images` float32 `(batch_size, H, W, C)`, in the model's value range.
 
     Inputs and outputs are float32 whatever is inside. `quantize` says what is:
 
@@ -144,7 +144,7 @@ def convert(model, quantize="none", calibration=None, batch_size=1):
     Args:
         model: `ViTEncoder` or `ViTClassifier`, in float32.
         quantize, batch_size: options of `LiteRT`.
-        calibration: uint8 `(n, H, W, C)`, where `quantize` needs it.
+        calibration: `(n, H, W, C)` in the model's value range, where `quantize` needs it.
     Returns:
         bytes.
     """
@@ -199,7 +199,7 @@ def _batches(images, size):
 
 
 def _debugger(converter, images, options):
-    """Return TensorFlow's quantization debugger; `images` is uint8, for a batch size of 1."""
+    """Return TensorFlow's quantization debugger, for a batch size of 1."""
     import tensorflow as tf
 
     return tf.lite.experimental.QuantizationDebugger(
@@ -216,7 +216,7 @@ def layer_errors(model, calibration, quantize="int8"):
 
     Args:
         model: `ViTEncoder` or `ViTClassifier`, in float32.
-        calibration: uint8 `(n, H, W, C)`, representative images.
+        calibration: `(n, H, W, C)` in the model's value range, representative images.
         quantize: "int8", "full_int8" or "int16x8".
     Returns:
         list of (name, error), such as ("block_3/attention/norm/Mean (MEAN)", .4): the root mean

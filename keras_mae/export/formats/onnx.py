@@ -5,6 +5,7 @@ it fuses only offline, into operators of its own: `fuse=True`.
 """
 
 import collections
+import json
 import tempfile
 from pathlib import Path
 
@@ -54,7 +55,7 @@ class Runner:
 
 
 class ONNX(Format):
-    """`model.onnx`, opset 18: `images` float32 `(batch, H, W, C)`, 0-255, any batch.
+    """`model.onnx`, opset 18: `images` float32 `(batch, H, W, C)`, in the model's value range.
 
     `quantize` says what is inside:
 
@@ -65,6 +66,7 @@ class ONNX(Format):
 
     With `fuse`, attention and residual sums are fused, too, into ONNX Runtime's own operators: then
     nothing else can open the file. The card's `fused_operators` counts what a session makes of it.
+    A classifier's names of classes are in the file's metadata, as JSON, under `class_names`.
     """
 
     OPTIONS = (
@@ -99,6 +101,8 @@ class ONNX(Format):
             model = fuse_offline(model, source.encoder)
         elif self.quantize != "none":
             model = _quantize(model, calibration)
+        if names := source.facts.get("class_names"):
+            onnx.helper.set_model_props(model, {"class_names": json.dumps(names)})
         onnx.checker.check_model(model, full_check=True)
         directory.mkdir(parents=True)
         path = directory / FILE
@@ -232,7 +236,8 @@ def _quantize(model, calibration):
 
     Args:
         model: `onnx.ModelProto` of `convert`.
-        calibration: uint8 `(n, H, W, C)`, or None to quantize their inputs as they come.
+        calibration: `(n, H, W, C)` in the model's value range, or None to quantize their inputs as
+            they come.
     """
     import onnx
     from onnxruntime import quantization

@@ -7,8 +7,10 @@ a layer of it that trains.
 from pathlib import Path
 
 from keras_mae.export.formats.base import Format, Option, Written
-from keras_mae.files import check_writable, next_version_path
-from keras_mae.pixels import normalize
+from keras_mae.files import check_writable, next_version_path, write_json
+from keras_mae.pixels import BYTE_RANGE, normalize, pixel_dtype
+
+CLASS_NAMES = "class_names.json"
 
 
 class Runner:
@@ -30,8 +32,9 @@ class Runner:
     def others(self, images, normalised):
         """Yield (signature, outputs) for the same images given in other ways."""
         tf, signatures = self.tf, self.loaded.signatures
-        if "serving_uint8" in signatures:
-            yield "serving_uint8", signatures["serving_uint8"](images=tf.constant(images))
+        stored = f"serving_{images.dtype}"
+        if stored in signatures:
+            yield stored, signatures[stored](images=tf.constant(images))
         if "serving_bytes" in signatures:
             # Of the model's size, and without loss: the pixels come through as they are.
             encoded = tf.stack([tf.io.encode_png(image) for image in images])
@@ -47,16 +50,18 @@ class Runner:
 class SavedModel(Format):
     """A SavedModel with these signatures, each for batches of any size.
 
-        serving_default  images float32 (B, H, W, C), 0-255
-        serving_uint8    images uint8: a signature has one dtype. JSON has one kind of number, so
+        serving_default  images float32 (B, H, W, C), in the model's value range
+        serving_uint8    images uint8, or serving_uint16 or serving_int16, where that is the type of
+                         the range: a signature has one dtype. JSON has one kind of number, so
                          REST clients of either send to serving_default
-        serving_bytes    image_bytes string (B,): JPEG or PNG files, of any sizes
+        serving_bytes    image_bytes string (B,): JPEG or PNG files, of any sizes; of models that
+                         take pixels 0-255 of one or three channels
         serving_tokens   images float32; with `dense`
 
     The first three give what `keras_mae.export.export_encoder` says; `serving_tokens` gives
     `feature_map` `(B, H / p, W / q, D)`, the patches' tokens in their places, for dense heads.
     Beside them there is the endpoint `serve`: images float32, normalised, to tokens
-    `(B, 1 + N, D)`. Its variables train.
+    `(B, 1 + N, D)`. Its variables train. Names of a classifier's classes are in `class_names.json`.
     """
 
     OPTIONS = (
@@ -120,8 +125,8 @@ class SavedModel(Format):
         from keras_mae.export.source import model_outputs, pooled_tokens
 
         model, encoder = source.model, source.encoder
-        size, channels = encoder.image_size, encoder.channels
-        shape = (None, *size, channels)
+        size, value_range = encoder.image_size, encoder.value_range
+        shape, dtype = (None, *size, encoder.channels), pixel_dtype(value_range)
 
         # One graph of the encoder, which all signatures call: it is not written once for each.
         @tf.function(input_signature=[tf.TensorSpec(shape, tf.float32)], autograph=False)
@@ -132,10 +137,14 @@ class SavedModel(Format):
             return encode(images)[..., -encoder.hidden_dim :]
 
         def outputs_of(images):
-            return model_outputs(model, normalize(images, encoder.mean, encoder.std), encode)
+            normalised = normalize(images, encoder.mean, encoder.std, value_range)
+            return model_outputs(model, normalised, encode)
 
         def of_bytes(image_bytes):
-            return outputs_of(pixels_of_bytes(image_bytes, size, channels, self.resize, self.whole))
+            background = [255 * mean for mean in encoder.mean]
+            return outputs_of(
+                pixels_of_bytes(image_bytes, size, background, self.resize, self.whole)
+            )
 
         def feature_map(images):
             tokens = outputs_of(images)["tokens"][:, 1:]
@@ -144,17 +153,16 @@ class SavedModel(Format):
             }
 
         pixels = tf.TensorSpec(shape, tf.float32, name="images")
-        endpoints = {
-            "serve": (last_block, pixels),
-            "serving_default": (outputs_of, pixels),
-            "serving_uint8": (
+        endpoints = {"serve": (last_block, pixels), "serving_default": (outputs_of, pixels)}
+        if dtype != "float32":
+            endpoints[f"serving_{dtype}"] = (
                 lambda images: outputs_of(tf.cast(images, tf.float32)),
-                tf.TensorSpec(shape, tf.uint8, name="images"),
-            ),
-            "serving_bytes": (of_bytes, tf.TensorSpec((None,), tf.string, name="image_bytes")),
-        }
-        if channels not in (1, 3):
-            del endpoints["serving_bytes"]  # no file format holds them
+                tf.TensorSpec(shape, dtype, name="images"),
+            )
+        # TensorFlow decodes files of no other pixels.
+        if value_range == BYTE_RANGE and encoder.channels in (1, 3):
+            files = tf.TensorSpec((None,), tf.string, name="image_bytes")
+            endpoints["serving_bytes"] = (of_bytes, files)
         if self.dense:
             endpoints["serving_tokens"] = (feature_map, pixels)
         # It tracks the variables that its functions use. If it were told to track the model, too,
@@ -163,6 +171,8 @@ class SavedModel(Format):
         for name, (function, spec) in endpoints.items():
             archive.add_endpoint(name, function, input_signature=[spec])
         archive.write_out(str(directory), verbose=False)
+        if names := source.facts.get("class_names"):
+            write_json(directory / CLASS_NAMES, names)
         signatures = read_signatures(directory)
         if self.warmup:
             write_warmup(directory, signatures, images[0], source.facts["kind"])
