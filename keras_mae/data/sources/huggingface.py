@@ -55,7 +55,7 @@ class HuggingFace(EncodedSource):
             )
         library = _import()
         tables = _load(library, name, self._shown)
-        self._where, notes = name, []
+        self._where, notes = name, list[str]()
         parts, own_parts = self._choose(library, tables, split, notes)
         features = parts[0][1].features
         for part, table, *_ in parts:
@@ -248,8 +248,8 @@ class HuggingFace(EncodedSource):
             if path is None:
                 raise ValueError("the table has no image here")
             data = read_file(path)
-        alone = self._labels is not None and not self.multi_label
-        return data, int(self._labels[record]) if alone else None
+        labels = None if self.multi_label else self._labels
+        return data, None if labels is None else int(labels[record])
 
 
 def _class_label(library, kind):
