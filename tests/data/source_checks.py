@@ -80,7 +80,7 @@ class SourceChecks:
             assert labels.min() >= 0 and labels.max() < source.num_classes
         if known is not None:
             assert known.dtype == np.int64 and len(known) == source.num_examples
-            np.testing.assert_array_equal(labels, few.labels())
+            np.testing.assert_array_equal(labels, few.labelled().labels())
 
     def test_the_parts_of_a_split_are_disjoint_and_make_up_the_whole(self, source):
         train, heldout = source.split()
