@@ -129,7 +129,7 @@ def test_lists_of_classes_are_several_labels(tmp_path):
     kind = datasets.Sequence(datasets.ClassLabel(names=NAMES))
     source = load_source(saved(tmp_path / "x", table([[0, 2], [], None, [1]], kind=kind)))
     assert source.multi_label and source.class_names == NAMES
-    assert source.labels().tolist() == [[1, 0, 1], [0, 0, 0], [255] * 3, [0, 1, 0]]
+    assert source.record_labels().tolist() == [[1, 0, 1], [0, 0, 0], [255] * 3, [0, 1, 0]]
     assert source.read(0)[1] is None
 
 
