@@ -371,10 +371,13 @@ def test_a_wrong_description_does_not_hide_the_pages():
 
 
 @pytest.mark.parametrize(
-    "options", [{}, {"compression": "zlib", "rowsperstrip": 4}, {"tile": (16, 16)}]
+    "options",
+    [{}, {"compression": "zlib", "rowsperstrip": 4}, {"tile": (16, 16)}, {"compression": "jpeg"}],
 )
 def test_a_file_that_is_cut_is_an_error(options):
-    data = encode(GREY, metadata=None, **options)
+    if options.get("compression") == "jpeg":  # whose decoder makes the rest grey
+        pytest.importorskip("imagecodecs")
+    data = encode(RGB[..., 0], metadata=None, **options)
     for cut in (1, 2, 10, 100, 500, len(data) - 8):
         with pytest.raises(Exception, match=".+"):
             decode_image(data[:-cut])

@@ -31,8 +31,8 @@ def decode(data: bytes) -> Decoded:
             with zipfile.ZipFile(file) as archive:
                 member = _member(archive)
                 with archive.open(member) as opened:
-                    return Decoded(_read(opened, member.file_size))
-        return Decoded(_read(file, len(data)))
+                    return Decoded(_read(opened))
+        return Decoded(_read(file))
 
 
 def facts(file: AnyPath | bytes) -> Facts:
@@ -84,12 +84,10 @@ def _header(file: BinaryIO) -> tuple[tuple[int, int, int], bool, np.dtype]:
     return (height, width, channels), is_fortran, dtype
 
 
-def _read(file: BinaryIO, num_bytes: int) -> np.ndarray:
-    """Read an array from a file of so many bytes; no memory is taken for more than these."""
+def _read(file: BinaryIO) -> np.ndarray:
+    """Read an array; no memory is taken for more bytes than there are."""
     shape, is_fortran, dtype = _header(file)
     size = math.prod(shape) * dtype.itemsize
-    if file.tell() + size > num_bytes:
-        raise ValueError(f"an array must be whole: {shape} {dtype} is more than {num_bytes} bytes")
     content = file.read(size)
     if len(content) != size:
         raise ValueError(f"an array must be whole: {len(content)} of {size} bytes are there")

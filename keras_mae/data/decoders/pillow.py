@@ -134,8 +134,10 @@ def _alpha_of(image: Image.Image, hidden: object, data: bytes) -> np.ndarray | N
         return scaled_alpha(table[np.asarray(image)], 255)
     pixels = np.asarray(image.convert("L") if image.mode == "1" else image)
     colour = np.asarray(hidden, np.int64)
-    if image.format == "PNG" and image.mode in ("1", "L") and data[24] < 8:
-        # In the file's own depth of 1, 2 or 4 bits, which Pillow stretches to 8.
+    if image.mode == "1":
+        colour = np.where(colour > 0, 255, 0)
+    elif image.format == "PNG" and image.mode == "L" and data[24] < 8:
+        # In the file's own depth of 2 or 4 bits; Pillow has stretched the pixels to 8.
         colour = colour * (255 // (2 ** data[24] - 1))
     is_hidden = (pixels.reshape(*pixels.shape[:2], -1) == colour).all(axis=-1)
     return scaled_alpha(~is_hidden)
