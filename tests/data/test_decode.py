@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from PIL import Image, ImageOps
+from pillow_oracle import read_with_pillow
 
 from keras_mae.data import load_image, load_source
-from keras_mae.data.decode import plain_jpeg_size, read_with_pillow
+from keras_mae.data.decode import plain_jpeg_size
 from keras_mae.data.reader import make_reader
 
 

@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from PIL import Image, PngImagePlugin
+from pillow_oracle import read_with_pillow
 
-from keras_mae.data.decode import decode_image, image_facts, read_with_pillow
+from keras_mae.data.decode import decode_image, image_facts
 from keras_mae.data.decoders import base
 
 RNG = np.random.RandomState(0)

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 import tifffile
 from PIL import Image
+from pillow_oracle import read_with_pillow
 
-from keras_mae.data.decode import decode_image, image_facts, read_with_pillow
+from keras_mae.data.decode import decode_image, image_facts
 
 RNG = np.random.RandomState(0)
 BANDS = RNG.randint(0, 65536, (11, 9, 16)).astype(np.uint16)
