@@ -2,6 +2,7 @@
 
 import io
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -411,6 +412,33 @@ def test_of_a_volume_the_first_slice_is_taken():
     volume = RNG.randint(0, 256, (16, 32, 32)).astype(np.uint8)
     data = encode(volume, volumetric=True, tile=(16, 16, 16), photometric="minisblack")
     assert np.array_equal(decode(data).pixels[..., 0], volume[0])
+
+
+@pytest.mark.parametrize("back_to", [0, 1])
+def test_pages_in_a_circle_end(back_to):
+    """The last page names an earlier one as the next."""
+    file = io.BytesIO()
+    with tifffile.TiffWriter(file) as writer:
+        for page in STACK[0, 0]:
+            writer.write(page, photometric="minisblack", metadata=None)
+    data = bytearray(file.getvalue())
+    with tifffile.TiffFile(io.BytesIO(data)) as tif:
+        offsets = [page.offset for page in tif.pages]
+    end = offsets[-1] + 2 + 12 * int.from_bytes(data[offsets[-1] : offsets[-1] + 2], "little")
+    assert data[end : end + 4] == bytes(4)
+    data[end : end + 4] = offsets[back_to].to_bytes(4, "little")
+    decoded = decode(bytes(data))
+    assert decoded.frames == 4 and np.array_equal(decoded.pixels[..., 0], STACK[0, 0, 0])
+
+
+@pytest.mark.parametrize("bands", [b"400000000", b"999999999"])
+def test_a_description_of_more_bands_than_there_are_takes_no_memory(bands):
+    options = {"metadata": {"axes": "CYX", "note": "x" * 40}, "photometric": "minisblack"}
+    good = encode(STACK[0, 0], **options)
+    text = re.search(rb'\{"shape": \[4.*?\}', good)[0]
+    claim = b'{"shape": [%s, 11, 9], "axes": "CYX"}' % bands
+    decoded = decode_image(good.replace(text, claim.ljust(len(text))))
+    assert np.array_equal(decoded.pixels[..., 0], STACK[0, 0, 0])
 
 
 def test_too_large_sizes_are_refused_before_memory_is_taken():

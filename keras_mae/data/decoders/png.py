@@ -36,6 +36,8 @@ def decode(data: bytes) -> Decoded:
         Exception: whatever Pillow or TensorFlow raises.
     """
     with pillow.open_image(data) as image:
+        image.verify()  # all checksums: TensorFlow would write a line of its own for each such file
+    with pillow.open_image(data) as image:
         channels = _CHANNELS[data[25]]
         check_size(image.height, image.width, 2 * channels)
         hidden = image.info.get("transparency")

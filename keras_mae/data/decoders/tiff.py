@@ -57,6 +57,7 @@ def decode(data: bytes) -> Decoded:
     with tifffile.TiffFile(io.BytesIO(data), **_FLAGS) as tif:
         planes, frames = _planes(tif)
         page = planes[0]
+        _check_pixels(page, len(planes))
         if _is_for_pillow(page):
             decoded = pillow.decode(data, page.index)
             decoded.frames = frames
@@ -83,8 +84,8 @@ def facts(file: AnyPath | bytes) -> Facts:
     with open_file(file) as opened, tifffile.TiffFile(opened, **_FLAGS) as tif:
         planes, _ = _planes(tif)
         page = planes[0]
+        _check_pixels(page, len(planes))
         height, width = page.imagelength, page.imagewidth
-        check_size(height, width)
         if _tag(page, _ORIENTATION, 1) in (5, 6, 7, 8):
             height, width = width, height
         if _is_for_pillow(page):
@@ -123,8 +124,10 @@ class _Plane:
 
 def _planes(tif: tifffile.TiffFile) -> tuple[list[Any], int]:
     """Return the pages that together are the first image, a band or more each, and its frames."""
-    pages = _full_pages(tif)
+    pages, is_whole = _full_pages(tif)
     first = pages[0]
+    if not is_whole:
+        return [first], len(pages)
     try:
         description = first.description
         if description[-8:].strip().endswith("OME>"):
@@ -138,17 +141,27 @@ def _planes(tif: tifffile.TiffFile) -> tuple[list[Any], int]:
     return [first], len(pages)
 
 
-def _full_pages(tif: tifffile.TiffFile) -> list[tifffile.TiffPage]:
-    """Return the pages that are images of their own: no thumbnails, overviews, or masks."""
-    pages = []
+def _full_pages(tif: tifffile.TiffFile) -> tuple[list[tifffile.TiffPage], bool]:
+    """Return the pages that are images of their own, and whether the list of pages is sound.
+
+    Thumbnails, overviews and masks are none. A page may name one before it as the next.
+    """
+    pages: list[tifffile.TiffPage] = []
+    offsets: set[int] = set()
+    is_whole = True
     try:
         for page in tif.pages:
+            if page.offset in offsets:
+                is_whole = False
+                break
+            offsets.add(page.offset)
             if not page.is_reduced and not page.is_mask:
                 pages.append(page)
     except Exception:  # a later page may be broken
         if not pages:
             raise
-    return pages or [tif.pages[0]]
+        is_whole = False
+    return pages or [tif.pages[0]], is_whole
 
 
 def _described_planes(tif: tifffile.TiffFile, pages: list[Any]) -> tuple[list[Any], int]:
@@ -164,10 +177,10 @@ def _described_planes(tif: tifffile.TiffFile, pages: list[Any]) -> tuple[list[An
     if "C" not in axes or first.index != 0:
         return [first], max(num_planes, len(pages))
     band_axis = axes.index("C")
-    step = math.prod(shape[band_axis + 1 :])
-    numbers = [step * band for band in range(shape[band_axis])]
-    frames = num_planes // len(numbers)
-    check_size(first.imagelength, first.imagewidth, first.nbytes * len(numbers))
+    step, num_bands = math.prod(shape[band_axis + 1 :]), shape[band_axis]
+    _check_pixels(first, num_bands)
+    numbers = range(0, step * num_bands, step)
+    frames = num_planes // num_bands
     if len(tif.pages) == 1 and num_planes > 1:
         return [_Plane(first, number) for number in numbers], frames
     return [pages[number] for number in numbers], frames
@@ -258,10 +271,8 @@ def _read(page: Any) -> np.ndarray:
             f"{page.photometric!r} of {page.bitspersample} bits and {page.samplesperpixel} samples "
             "cannot be converted to RGB"
         )
-    itemsize = np.dtype(page.dtype).itemsize
-    depth = max(page.imagedepth, 1)
-    check_size(page.imagelength, page.imagewidth, page.samplesperpixel * depth * itemsize)
     if page.is_tiled:
+        itemsize = np.dtype(page.dtype).itemsize
         per_pixel = itemsize * (page.samplesperpixel if page.planarconfig == 1 else 1)
         check_size(page.tilelength, page.tilewidth, per_pixel * max(page.tiledepth, 1))
     _check_whole(page)
@@ -279,6 +290,13 @@ def _read(page: Any) -> np.ndarray:
     if "S" in axes:
         return np.moveaxis(samples, axes.index("S"), -1)
     return samples[..., np.newaxis]
+
+
+def _check_pixels(page: Any, num_planes: int) -> None:
+    """Refuse too many pixels, by the tags, before memory is taken for them."""
+    itemsize = 1 if page.dtype is None else np.dtype(page.dtype).itemsize
+    depth = max(page.imagedepth, 1) * num_planes
+    check_size(page.imagelength, page.imagewidth, page.samplesperpixel * depth * itemsize)
 
 
 def _check_whole(page: Any) -> None:
