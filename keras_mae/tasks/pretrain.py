@@ -199,8 +199,8 @@ class Pretrain(ImageTask):
             chosen = f" from {settings.init}"
         leg = f" more, after step {last:,}," if last else ""
         return [
-            f"Model: {settings.preset or 'sizes of its own'}{chosen}, "
-            f"{model.count_params():,} parameters, {model.encoder.count_params():,} of them in the encoder.",
+            f"Model: {settings.preset or 'sizes of its own'}{chosen}, {model.count_params():,} "
+            f"parameters, {model.encoder.count_params():,} of them in the encoder.",
             *self.images_lines(model.encoder),
             *(f"  Adapted: {line}" for line in self.adapted),
             f"Run: {steps:,} steps{leg} of {settings.batch_size:,} images ({epochs:,.3g} epochs); "
