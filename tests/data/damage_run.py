@@ -23,6 +23,7 @@ from source_checks import png
 from keras_mae.data import load_source, tfrecords
 
 NUM_IMAGES = 12
+BEHIND = 64  # bytes, at most, of a record behind its image: label, name, checksum
 IMAGES = [png(seed) for seed in range(NUM_IMAGES)]
 NAMES = [f"{'ab'[seed % 2]}/{seed}.png" for seed in range(NUM_IMAGES)]
 
@@ -116,7 +117,8 @@ def main(kind, count):
             signal.alarm(20)
             try:
                 read = read_all(load_source(spec))
-                before = sum(whole.find(image) + len(image) <= same for image in IMAGES)
+                ends = [whole.find(image) + len(image) + BEHIND for image in IMAGES]
+                before = sum(end <= same for end in ends)
                 print(number, way, f"opened {len(read & set(IMAGES))} of {len(read)}", before)
             except TimeoutError:
                 print(number, way, "hangs")
