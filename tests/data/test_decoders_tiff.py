@@ -414,13 +414,10 @@ def test_of_a_volume_the_first_slice_is_taken():
 
 
 @pytest.mark.parametrize("back_to", [0, 1])
-def test_pages_in_a_circle_end(back_to):
+@pytest.mark.parametrize("options", [{"metadata": {"axes": "CYX"}}, {"ome": True}, {}])
+def test_pages_in_a_circle_end(back_to, options):
     """The last page names an earlier one as the next."""
-    file = io.BytesIO()
-    with tifffile.TiffWriter(file) as writer:
-        for page in STACK[0, 0]:
-            writer.write(page, photometric="minisblack", metadata=None)
-    data = bytearray(file.getvalue())
+    data = bytearray(encode(STACK[0, 0], photometric="minisblack", **options))
     with tifffile.TiffFile(io.BytesIO(data)) as tif:
         offsets = [page.offset for page in tif.pages]
     end = offsets[-1] + 2 + 12 * int.from_bytes(data[offsets[-1] : offsets[-1] + 2], "little")
@@ -431,9 +428,10 @@ def test_pages_in_a_circle_end(back_to):
 
 
 @pytest.mark.parametrize("bands", [b"400000000", b"999999999"])
-def test_a_description_of_more_bands_than_there_are_takes_no_memory(bands):
+@pytest.mark.parametrize("truncate", [False, True])
+def test_a_description_of_more_bands_than_there_are_takes_no_memory(bands, truncate):
     options = {"metadata": {"axes": "CYX", "note": "x" * 40}, "photometric": "minisblack"}
-    good = encode(STACK[0, 0], **options)
+    good = encode(STACK[0, 0], truncate=truncate, **options)
     text = re.search(rb'\{"shape": \[4.*?\}', good)[0]
     claim = b'{"shape": [%s, 11, 9], "axes": "CYX"}' % bands
     decoded = decode_image(good.replace(text, claim.ljust(len(text))))

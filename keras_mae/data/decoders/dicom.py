@@ -218,10 +218,10 @@ def _in_units(values: np.ndarray, span: tuple[int, int], dataset: "Dataset") -> 
         result = values.astype(np.int64) * int(slope) + int(intercept)
         # By what the header allows, not by what is there: the same in all files of a scanner.
         return result.astype(next(kind for kind in _WHOLE if _holds(kind, ends)))
-    result = values.astype(np.float64) * slope + intercept
     # float32 only where it tells one level from the next.
-    single = np.spacing(np.float32(max(map(abs, ends)))) < abs(slope) / 4
-    return result.astype(np.float32) if single else result
+    is_fine = np.spacing(np.float32(max(map(abs, ends)))) < abs(slope) / 4
+    floats = values.astype(np.float64) * slope + intercept
+    return floats.astype(np.float32) if is_fine else floats
 
 
 def _holds(dtype: str, ends: list[float]) -> bool:

@@ -2,7 +2,7 @@
 
 import io
 import math
-from collections.abc import Iterable
+from collections.abc import Sequence
 from typing import Any
 from xml.etree import ElementTree
 
@@ -30,7 +30,9 @@ _KINDS = (
     *("avs", "bif", "eer", "fluoview", "indica", "lsm", "mdgel", "mmstack", "ndpi", "ndtiff"),
     *("nih", "ome", "philips", "qpi", "scanimage", "scn", "sis", "stk", "svs"),
 )
-_FLAGS = {f"is_{kind}": False for kind in _KINDS if kind in tifffile.TIFF.FILE_FLAGS}
+_FLAGS: dict[str, Any] = {
+    f"is_{kind}": False for kind in _KINDS if kind in tifffile.TIFF.FILE_FLAGS
+}
 # PhotometricInterpretation.
 _WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB, _PALETTE, _SEPARATED = 0, 1, 2, 3, 5
 # Colours that Pillow converts, of 8 bits: YCbCr, CIELAB, ICCLAB, ITULAB.
@@ -64,8 +66,8 @@ def decode(data: bytes) -> Decoded:
             return decoded
         try:
             parts = [_decode_page(plane) for plane in planes]
-        except _CodecMissing as missing:
-            decoded = _without_codecs(data, page, missing)
+        except _CodecMissing as error:
+            decoded = _without_codecs(data, page, error)
             decoded.frames = frames
             return decoded
     orientation = _tag(page, _ORIENTATION, 1)
@@ -141,13 +143,14 @@ def _planes(tif: tifffile.TiffFile) -> tuple[list[Any], int]:
     return [first], len(pages)
 
 
-def _full_pages(tif: tifffile.TiffFile) -> tuple[list[tifffile.TiffPage], bool]:
+def _full_pages(tif: tifffile.TiffFile) -> tuple[list[Any], bool]:
     """Return the pages that are images of their own, and whether the list of pages is sound.
 
     Thumbnails, overviews and masks are none. A page may name one before it as the next.
     """
-    pages: list[tifffile.TiffPage] = []
+    pages: list[Any] = []
     offsets: set[int] = set()
+    page: Any
     is_whole = True
     try:
         for page in tif.pages:
@@ -409,7 +412,7 @@ def _without_codecs(data: bytes, page: Any, missing: Exception) -> Decoded:
     return pillow.decode(data, page.index)
 
 
-def _of_each(where: np.ndarray, pixels: np.ndarray) -> np.ndarray:
+def _of_each(where: Any, pixels: np.ndarray) -> np.ndarray:
     return np.broadcast_to(where[..., np.newaxis], pixels.shape)
 
 
@@ -419,4 +422,4 @@ def _missing_of(part: Decoded) -> np.ndarray:
 
 def _tag(page: Any, code: int, default: Any) -> Any:
     value = page.tags.valueof(code, default)
-    return value[0] if isinstance(value, Iterable) and not isinstance(value, str) else value
+    return value[0] if isinstance(value, Sequence) and not isinstance(value, str) else value
