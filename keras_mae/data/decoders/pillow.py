@@ -23,8 +23,9 @@ from keras_mae.types import AnyPath
 ORIENTATION = 0x0112
 _GREY = ("1", "L", "LA", "La", "I", "F")
 _WITH_ALPHA = ("LA", "La", "PA", "RGBA", "RGBa")
-# Formats whose number of frames is known without decoding them.
-_COUNTED = ("AVIF", "GIF", "MPO", "PNG", "WEBP")
+# Formats whose number of frames is known without decoding them. What follows the photograph in an
+# MPO, a camera's JPEG, is a preview or a map of its brightness.
+_COUNTED = ("AVIF", "GIF", "PNG", "WEBP")
 
 
 def decode(data: bytes, frame: int = 0) -> Decoded:
