@@ -103,7 +103,7 @@ def facts(file: AnyPath | bytes) -> Facts:
 
 
 class _CodecMissing(ValueError):
-    """A compression that only imagecodecs reads, where that is not installed."""
+    """A compression that tifffile does not read: imagecodecs would, or Pillow does."""
 
 
 class _Plane:
@@ -282,7 +282,7 @@ def _read(page: Any) -> np.ndarray:
     try:
         samples = page.asarray(maxworkers=1)
     except (ValueError, NotImplementedError) as error:
-        if "imagecodecs" in str(error):
+        if "imagecodecs" in str(error) or "not supported" in str(error):
             raise _CodecMissing(str(error)) from error
         raise
     axes = page.axes
@@ -401,14 +401,14 @@ def _in_dtype(values: np.ndarray, dtype: np.dtype, highest: float) -> np.ndarray
 
 
 def _without_codecs(data: bytes, page: Any, missing: Exception) -> Decoded:
-    """Decode with Pillow where it reads the same pixels, of 8 bits."""
+    """Decode with Pillow where it reads the same pixels, of 8 bits or one."""
     kinds = {_WHITE_IS_ZERO: 1, _BLACK_IS_ZERO: 1, _RGB: 3, _PALETTE: 1}
     colours = kinds.get(page.photometric)
     extras = tuple(page.extrasamples)
-    is_exact = page.bitspersample == 8 and page.dtype == np.uint8
+    is_exact = page.dtype in (np.bool_, np.uint8) and page.bitspersample in (1, 8)
     is_exact = is_exact and page.samplesperpixel - len(extras) == colours
     if not is_exact or extras not in ((), (_UNASSOCIATED,)) or _tag(page, _GDAL_NODATA, ""):
-        raise needs_extra(f"this TIFF ({missing})") from missing
+        raise needs_extra(f"this TIFF ({missing})") if "imagecodecs" in str(missing) else missing
     return pillow.decode(data, page.index)
 
 
