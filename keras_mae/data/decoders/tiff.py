@@ -2,7 +2,7 @@
 
 import io
 import math
-from collections.abc import Iterable
+from collections.abc import Sequence
 from typing import Any
 from xml.etree import ElementTree
 
@@ -30,7 +30,9 @@ _KINDS = (
     *("avs", "bif", "eer", "fluoview", "indica", "lsm", "mdgel", "mmstack", "ndpi", "ndtiff"),
     *("nih", "ome", "philips", "qpi", "scanimage", "scn", "sis", "stk", "svs"),
 )
-_FLAGS = {f"is_{kind}": False for kind in _KINDS if kind in tifffile.TIFF.FILE_FLAGS}
+_FLAGS: dict[str, Any] = {
+    f"is_{kind}": False for kind in _KINDS if kind in tifffile.TIFF.FILE_FLAGS
+}
 # PhotometricInterpretation.
 _WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB, _PALETTE, _SEPARATED = 0, 1, 2, 3, 5
 # Colours that Pillow converts, of 8 bits: YCbCr, CIELAB, ICCLAB, ITULAB.
@@ -64,8 +66,8 @@ def decode(data: bytes) -> Decoded:
             return decoded
         try:
             parts = [_decode_page(plane) for plane in planes]
-        except _CodecMissing as missing:
-            decoded = _without_codecs(data, page, missing)
+        except _CodecMissing as error:
+            decoded = _without_codecs(data, page, error)
             decoded.frames = frames
             return decoded
     orientation = _tag(page, _ORIENTATION, 1)
@@ -101,7 +103,7 @@ def facts(file: AnyPath | bytes) -> Facts:
 
 
 class _CodecMissing(ValueError):
-    """A compression that only imagecodecs reads, where that is not installed."""
+    """A compression that tifffile does not read: imagecodecs would, or Pillow does."""
 
 
 class _Plane:
@@ -141,13 +143,14 @@ def _planes(tif: tifffile.TiffFile) -> tuple[list[Any], int]:
     return [first], len(pages)
 
 
-def _full_pages(tif: tifffile.TiffFile) -> tuple[list[tifffile.TiffPage], bool]:
+def _full_pages(tif: tifffile.TiffFile) -> tuple[list[Any], bool]:
     """Return the pages that are images of their own, and whether the list of pages is sound.
 
     Thumbnails, overviews and masks are none. A page may name one before it as the next.
     """
-    pages: list[tifffile.TiffPage] = []
+    pages: list[Any] = []
     offsets: set[int] = set()
+    page: Any
     is_whole = True
     try:
         for page in tif.pages:
@@ -279,7 +282,7 @@ def _read(page: Any) -> np.ndarray:
     try:
         samples = page.asarray(maxworkers=1)
     except (ValueError, NotImplementedError) as error:
-        if "imagecodecs" in str(error):
+        if "imagecodecs" in str(error) or "not supported" in str(error):
             raise _CodecMissing(str(error)) from error
         raise
     axes = page.axes
@@ -398,18 +401,18 @@ def _in_dtype(values: np.ndarray, dtype: np.dtype, highest: float) -> np.ndarray
 
 
 def _without_codecs(data: bytes, page: Any, missing: Exception) -> Decoded:
-    """Decode with Pillow where it reads the same pixels, of 8 bits."""
+    """Decode with Pillow where it reads the same pixels, of 8 bits or one."""
     kinds = {_WHITE_IS_ZERO: 1, _BLACK_IS_ZERO: 1, _RGB: 3, _PALETTE: 1}
     colours = kinds.get(page.photometric)
     extras = tuple(page.extrasamples)
-    is_exact = page.bitspersample == 8 and page.dtype == np.uint8
+    is_exact = page.dtype in (np.bool_, np.uint8) and page.bitspersample in (1, 8)
     is_exact = is_exact and page.samplesperpixel - len(extras) == colours
     if not is_exact or extras not in ((), (_UNASSOCIATED,)) or _tag(page, _GDAL_NODATA, ""):
-        raise needs_extra(f"this TIFF ({missing})") from missing
+        raise needs_extra(f"this TIFF ({missing})") if "imagecodecs" in str(missing) else missing
     return pillow.decode(data, page.index)
 
 
-def _of_each(where: np.ndarray, pixels: np.ndarray) -> np.ndarray:
+def _of_each(where: Any, pixels: np.ndarray) -> np.ndarray:
     return np.broadcast_to(where[..., np.newaxis], pixels.shape)
 
 
@@ -419,4 +422,4 @@ def _missing_of(part: Decoded) -> np.ndarray:
 
 def _tag(page: Any, code: int, default: Any) -> Any:
     value = page.tags.valueof(code, default)
-    return value[0] if isinstance(value, Iterable) and not isinstance(value, str) else value
+    return value[0] if isinstance(value, Sequence) and not isinstance(value, str) else value
