@@ -159,7 +159,8 @@ class Start:
     def _config(self) -> dict[str, Any]:
         """Arguments of a `MaskedAutoencoder` of the same architecture."""
         known = set(inspect.signature(MaskedAutoencoder.__init__).parameters)
-        config = self.model.get_config() if self.model is not self.encoder else {}
+        is_whole = isinstance(self.model, MaskedAutoencoder)
+        config = self.model.get_config() if is_whole else {}
         own = self.encoder.get_config()
         defaults = {
             name: parameter.default
