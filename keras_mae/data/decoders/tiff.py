@@ -2,6 +2,7 @@
 
 import io
 import math
+import operator
 from collections.abc import Sequence
 from typing import Any
 from xml.etree import ElementTree
@@ -277,7 +278,8 @@ def _read(page: Any) -> np.ndarray:
     if page.is_tiled:
         itemsize = np.dtype(page.dtype).itemsize
         per_pixel = itemsize * (page.samplesperpixel if page.planarconfig == 1 else 1)
-        check_size(page.tilelength, page.tilewidth, per_pixel * max(page.tiledepth, 1))
+        height, width = operator.index(page.tilelength), operator.index(page.tilewidth)
+        check_size(height, width, per_pixel * max(operator.index(page.tiledepth), 1))
     _check_whole(page)
     try:
         samples = page.asarray(maxworkers=1)
@@ -298,8 +300,10 @@ def _read(page: Any) -> np.ndarray:
 def _check_pixels(page: Any, num_planes: int) -> None:
     """Refuse too many pixels, by the tags, before memory is taken for them."""
     itemsize = 1 if page.dtype is None else np.dtype(page.dtype).itemsize
-    depth = max(page.imagedepth, 1) * num_planes
-    check_size(page.imagelength, page.imagewidth, page.samplesperpixel * depth * itemsize)
+    # A damaged tag may be a text, and a text times a number a longer text.
+    height, width = operator.index(page.imagelength), operator.index(page.imagewidth)
+    samples = operator.index(page.samplesperpixel) * max(operator.index(page.imagedepth), 1)
+    check_size(height, width, samples * num_planes * itemsize)
 
 
 def _check_whole(page: Any) -> None:
