@@ -300,7 +300,7 @@ def _read(page: Any) -> np.ndarray:
 def _check_pixels(page: Any, num_planes: int) -> None:
     """Refuse too many pixels, by the tags, before memory is taken for them."""
     itemsize = 1 if page.dtype is None else np.dtype(page.dtype).itemsize
-    # A damaged tag may be a text, and a text times a number a longer text.
+    # A damaged tag may be a tuple, and a tuple times a number a longer tuple.
     height, width = operator.index(page.imagelength), operator.index(page.imagewidth)
     samples = operator.index(page.samplesperpixel) * max(operator.index(page.imagedepth), 1)
     check_size(height, width, samples * num_planes * itemsize)
