@@ -14,6 +14,7 @@ from keras_mae.data.decode import decode_image, reason_of
 from keras_mae.data.sensor import Sensor
 from keras_mae.files import check_writable, printable, save_model
 from keras_mae.interop import load_pretrained, save_pretrained
+from keras_mae.interop.hub import is_hub
 from keras_mae.models import MaskedAutoencoder
 from keras_mae.models.weights import get_weights
 from keras_mae.pixels import normalize
@@ -66,7 +67,9 @@ def read_picture(path, encoder):
 
 
 def load_autoencoder(path):
-    """Return the `MaskedAutoencoder` of a `.keras` file, or of a directory with `mae.keras`."""
+    """Return the `MaskedAutoencoder` of a `.keras` file, of a directory with `mae.keras`, or hf://."""
+    if is_hub(path):
+        return MaskedAutoencoder.from_preset(path)
     path = Path(path)
     file = path / "mae.keras" if path.is_dir() else path
     if not file.is_file():

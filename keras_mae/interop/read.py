@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from keras_mae.interop import transformers_format as hf
+from keras_mae.interop.hub import resolve
 from keras_mae.interop.keras_format import read_keras
 from keras_mae.interop.names import our_name, to_our_layout
 from keras_mae.types import AnyPath
@@ -45,7 +46,7 @@ def read_checkpoint(path: AnyPath) -> Checkpoint:
         ValueError: if it is broken, unsafe, or of another kind.
         ImportError: if it needs PyTorch, and PyTorch is not installed.
     """
-    path = find_file(os.fspath(path))
+    path = find_file(os.fspath(resolve(path)))
     with open(path, "rb") as file:
         start = file.read(16)
     if start[:4] == b"PK\x03\x04" and _is_keras_archive(path):
