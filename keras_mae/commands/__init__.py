@@ -85,10 +85,12 @@ Every format needs `pip install "keras_mae[export]"`, a SavedModel only for its 
         "keras_mae.commands.functions:convert",
         """Turn a checkpoint of one library into another's, and check what was written.
 
-Files of PyTorch, read or written, need `pip install "keras_mae[interop]"`.
+Files of PyTorch, read or written, need `pip install "keras_mae[interop]"`; weights on the Hugging
+Face hub (hf://) "keras_mae[hub]"; writing KerasHub's presets "keras_mae[keras_hub]".
 
     {program} --source=downloads/vit-mae-base --target=mae.keras --format=keras
-    {program} --source=saved_models/mae_mnist5k --target=mae_hf --format=hf""",
+    {program} --source=saved_models/mae_mnist5k --target=mae_hf --format=hf
+    {program} --source=hf://facebook/vit-mae-base --target=preset --format=keras_hub""",
     ),
     "reconstruct": Command(
         "keras_mae.settings.tools:ReconstructSettings",

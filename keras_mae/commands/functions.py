@@ -102,6 +102,8 @@ def convert(settings):
         raise FileExistsError(f"`target` must be new. Received: {target}")
     else:
         save_model(model, target)
+    if settings.format == "keras_hub" and isinstance(model, MaskedAutoencoder):
+        model = model.encoder
     weights, outputs = largest_differences(model, load_pretrained(target))
     print(
         f"{target}: written and read back; largest difference of a weight {weights:g}, "

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from keras_mae.interop import keras_hub_format
 from keras_mae.interop import transformers_format as hf
 from keras_mae.interop.hub import resolve
 from keras_mae.interop.keras_format import read_keras
@@ -56,6 +57,8 @@ def read_checkpoint(path: AnyPath) -> Checkpoint:
         weights, config = _read_torch(path)
     elif start[8:9] == b"{":
         weights, config = _read_safetensors(path), {}
+    elif start[:8] == b"\x89HDF\r\n\x1a\n" and keras_hub_format.is_preset(path):
+        return Checkpoint(*keras_hub_format.read_preset(path))
     elif start[:8] == b"\x89HDF\r\n\x1a\n":
         raise ValueError(
             f"`path` must hold an architecture: build the model, and call `load_weights` for a "
@@ -113,7 +116,12 @@ def find_file(path: str) -> str:
     if not os.path.isdir(path):
         raise FileNotFoundError(f"`path` must be a file or a folder. Received: {path}")
     files = sorted(os.listdir(path))
-    usual = (*_KERAS_NAMES, "model.safetensors", "pytorch_model.bin")
+    usual = (
+        *_KERAS_NAMES,
+        "model.safetensors",
+        keras_hub_format.WEIGHTS_FILE,
+        "pytorch_model.bin",
+    )
     found = [name for name in usual if name in files][:1]
     found = found or [f for f in files if f.endswith((".keras", ".safetensors", ".pth", ".bin"))]
     if len(found) > 1:

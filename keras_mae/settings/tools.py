@@ -59,7 +59,11 @@ class ConvertSettings(Settings):
     """What `scripts/convert.py` reads and writes."""
 
     source: str | None = setting(
-        None, "The checkpoint: a file or a folder.", FILES, required=True, first=1
+        None,
+        "The checkpoint: a file, a folder, or hf://OWNER/NAME[@REVISION][/FILE].",
+        FILES,
+        required=True,
+        first=1,
     )
     target: str | None = setting(
         None,
@@ -71,9 +75,9 @@ class ConvertSettings(Settings):
     format: str = setting(
         "hf",
         "hf: a folder for transformers; meta: a folder with a PyTorch file of Meta's and timm's "
-        "names; keras: a .keras file.",
+        "names; keras_hub: a preset for KerasHub, without a decoder; keras: a .keras file.",
         FILES,
-        choices=("hf", "meta", "keras"),
+        choices=("hf", "meta", "keras_hub", "keras"),
         first=3,
     )
     image_size: tuple[int, ...] | None = setting(
@@ -160,7 +164,7 @@ class ExportSettings(Settings):
     option_names: ClassVar[tuple[str, ...]] = ()
 
     model: str | None = setting(
-        None, "The model: a file or a folder.", FILES, required=True, first=1
+        None, "The model: a file, a folder, or hf://OWNER/NAME.", FILES, required=True, first=1
     )
     output: str | None = setting(
         None,
