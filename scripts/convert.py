@@ -5,8 +5,8 @@
     python scripts/convert.py --source=hf://facebook/vit-mae-base --target=preset --format=keras_hub
 
 The source is what `keras_mae.load_pretrained` knows: a file, a folder, or hf://OWNER/NAME on the
-Hugging Face hub. Files of PyTorch, read or written, need `pip install "keras_mae[interop]"`; the hub
-"keras_mae[hub]"; writing KerasHub's presets "keras_mae[keras_hub]".
+Hugging Face hub. Files of PyTorch, read or written, need `pip install "keras_mae[interop]"`; hf://
+needs "keras_mae[hub]"; writing KerasHub's presets needs "keras_mae[keras_hub]".
 """
 
 from keras_mae.commands import run

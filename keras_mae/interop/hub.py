@@ -406,7 +406,7 @@ def _told(error: Exception, spec: str, path: HubPath, name: str) -> Exception:
         )
     if status == 401:
         return ValueError(
-            f"`path` needs a token that {hub} accepts; yours is not (401). {received}"
+            f"`path` needs a token that {hub} accepts; it refuses yours (401). {received}"
         )
     if status == 403:
         return ValueError(
