@@ -9,15 +9,14 @@ import functools
 import json
 import os
 import re
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, TypeVar
-from urllib.parse import unquote, urlsplit
+from typing import Any
+from urllib.parse import unquote
 
+from keras_mae.interop.hub_errors import NotThere, Request, asked, hub_api, import_hub
 from keras_mae.models.openers import HUB_SCHEME
 from keras_mae.types import AnyPath
-from keras_mae.version import __version__
 
 # What is taken where no file is named, the first that there is.
 USUAL_FILES = (
@@ -47,8 +46,6 @@ _SPEC = re.compile(
     r"(?:@(?P<revision>refs/(?:pr/\d+|convert/[\w.-]+)|[^/]+))?(?:/(?P<file>.*))?"
 )
 _HASH = re.compile("[0-9a-f]{40}")
-
-T = TypeVar("T")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -127,27 +124,6 @@ def parse(spec: str) -> HubPath:
     return HubPath(match["repo"], unquote(match["revision"] or "main"), file)
 
 
-def import_hub() -> Any:
-    """Return the module huggingface_hub.
-
-    Raises:
-        ImportError: if it is not installed, with the extra that holds it.
-    """
-    try:
-        import huggingface_hub
-    except ImportError as error:
-        raise ImportError(
-            "The hub (hf://) needs huggingface_hub, which is not installed: "
-            'pip install "keras_mae[hub]"'
-        ) from error
-    return huggingface_hub
-
-
-def hub_api() -> Any:
-    """Return huggingface_hub's `HfApi`, which reads the token of HF_TOKEN or of its login."""
-    return import_hub().HfApi(library_name="keras_mae", library_version=__version__)
-
-
 @dataclasses.dataclass(frozen=True)
 class _Snapshot:
     """A repository at one commit."""
@@ -169,13 +145,14 @@ class _Snapshot:
             return Path(
                 asked(
                     lambda: hub_api().hf_hub_download(self.path.repo, name, revision=self.commit),
-                    self.spec,
-                    self.path,
-                    name,
+                    self.request(name),
                 )
             )
-        except _NotThere:
+        except NotThere:
             return None
+
+    def request(self, name: str) -> Request:
+        return Request(self.spec, self.path.repo, self.path.revision, name)
 
     def wanted(self, name: str) -> Path:
         """Return `fetch`, or raise a ValueError that lists what there is."""
@@ -209,9 +186,7 @@ class _Snapshot:
         try:
             return asked(
                 lambda: hub_api().list_repo_files(self.path.repo, revision=self.commit),
-                self.spec,
-                self.path,
-                name,
+                self.request(name),
             )
         except ConnectionError:
             folder = _cache_of(self.path.repo) / "snapshots" / self.commit
@@ -225,22 +200,16 @@ def _commit(spec: str, path: HubPath) -> str:
     """Return the hash of a revision; without network, of the one that was fetched last."""
     if _HASH.fullmatch(path.revision):
         return path.revision
+    repo, revision = path.repo, path.revision
+    request = Request(spec, repo, revision, _CARD)
     try:
-        card = asked(
-            lambda: hub_api().hf_hub_download(path.repo, _CARD, revision=path.revision),
-            spec,
-            path,
-            _CARD,
-        )
+        card = asked(lambda: hub_api().hf_hub_download(repo, _CARD, revision=revision), request)
         return Path(card).parent.name
-    except _NotThere:
-        info = asked(
-            lambda: hub_api().model_info(path.repo, revision=path.revision), spec, path, _CARD
-        )
-        return info.sha
+    except NotThere:
+        return asked(lambda: hub_api().model_info(repo, revision=revision), request).sha
     except ConnectionError:
         # The cache keeps a branch's hash also where the repository has no card.
-        known = _cache_of(path.repo) / "refs" / path.revision
+        known = _cache_of(repo) / "refs" / revision
         if not known.is_file():
             raise
         return known.read_text().strip()
@@ -324,113 +293,3 @@ def _json(file: Path | None) -> dict[str, Any]:
 def _listing(names: list[str], most: int = 12) -> str:
     more = f" and {len(names) - most} more" if len(names) > most else ""
     return (", ".join(names[:most]) or "no file") + more
-
-
-class _NotThere(Exception):
-    """The hub says that a revision has no such file."""
-
-
-def asked(call: Callable[[], T], spec: str, path: HubPath, name: str) -> T:
-    """Return what a call of huggingface_hub returns, or raise its error in one line.
-
-    Nothing of the error's own text is kept, nor is it chained: it may hold an address with a token.
-
-    Args:
-        call: function without arguments.
-        spec: str, what the user wrote.
-        path: `HubPath` of it.
-        name: str, of the file that the call is for, or another word for what is wanted.
-    Raises:
-        ValueError, ConnectionError: see `resolve`.
-        OSError: of the disk.
-    """
-    with _quiet_hub():
-        try:
-            return call()
-        except Exception as error:
-            told = _told(error, spec, path, name)
-    raise told
-
-
-@contextmanager
-def _quiet_hub() -> Iterator[None]:
-    """Silence huggingface_hub's own lines on what it tries again: they name whole addresses."""
-    from huggingface_hub.utils import logging
-
-    before = logging.get_verbosity()
-    logging.set_verbosity_error()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(before)
-
-
-def _told(error: Exception, spec: str, path: HubPath, name: str) -> Exception:
-    """Return an error of huggingface_hub's as one of ours."""
-    from huggingface_hub import constants, errors
-
-    repo, hub, received = path.repo, _endpoint(), f"Received: {spec!r}"
-    # An error for "neither there nor cached" has the reason as its cause.
-    reason: BaseException = error
-    while isinstance(reason, errors.LocalEntryNotFoundError | RuntimeError) and reason.__cause__:
-        reason = reason.__cause__
-    status = getattr(getattr(reason, "response", None), "status_code", None)
-    token = import_hub().get_token() is not None
-    if isinstance(reason, errors.HFValidationError):
-        return ValueError(f"`path` must name a repository, OWNER/NAME. {received}")
-    if isinstance(reason, errors.GatedRepoError):
-        hint = (
-            "the account of your token has no access yet"
-            if token
-            else "then give a token in HF_TOKEN"
-        )
-        return ValueError(
-            f"`path` is of {repo}, which is gated ({status}): ask for access at {hub}/{repo}; "
-            f"{hint}. {received}"
-        )
-    if isinstance(reason, errors.RevisionNotFoundError):
-        return ValueError(
-            f"`path` must name a revision that is there. {received}; {repo} has no {path.revision}"
-        )
-    if isinstance(reason, errors.EntryNotFoundError) and status == 404:
-        return _NotThere(f"`path` must be there. {received}; {repo} has no {name}")
-    if isinstance(reason, errors.RepositoryNotFoundError):
-        if token:
-            return ValueError(
-                f"`path` must name a repository that is there and that your token may see "
-                f"({status}): {hub} shows it no {repo}. {received}"
-            )
-        return ValueError(
-            f"`path` must name a repository that is there ({status}): {hub} has no {repo}, or it "
-            f"is private, which the hub tells nobody without a token (HF_TOKEN). {received}"
-        )
-    if status == 401:
-        return ValueError(
-            f"`path` needs a token that {hub} accepts; it refuses yours (401). {received}"
-        )
-    if status == 403:
-        return ValueError(
-            f"`path` needs a token with the right to it; {hub} refuses {name} of {repo} (403). "
-            f"{received}"
-        )
-    if status is not None:
-        return ConnectionError(f"{hub} answers {status} to {name} of {repo}. {received}")
-    if constants.HF_HUB_OFFLINE or isinstance(reason, errors.OfflineModeIsEnabled):
-        return ConnectionError(
-            f"{name} of {repo} at {path.revision} is not in the cache, and HF_HUB_OFFLINE forbids "
-            f"to ask for it. {received}"
-        )
-    if isinstance(reason, OSError) and reason.errno is not None and reason.filename is not None:
-        return reason  # of the disk
-    return ConnectionError(
-        f"{hub} cannot be reached, or ended the transfer early ({type(reason).__name__}), and "
-        f"{name} of {repo} at {path.revision} is not in the cache. {received}"
-    )
-
-
-def _endpoint() -> str:
-    """Return the hub's address, without the user and password that it may hold."""
-    from huggingface_hub import constants
-
-    parts = urlsplit(constants.ENDPOINT)
-    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"

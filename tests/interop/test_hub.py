@@ -255,7 +255,7 @@ SECRET = "hf_secret"
         ("hf://lab/secret", None, ValueError, r"\(401\).*private, which the hub tells nobody"),
         ("hf://lab/secret", "hf_stranger", ValueError, r"your token may see \(404\)"),
         ("hf://lab/gated", None, ValueError, r"gated \(401\).*HF_TOKEN"),
-        ("hf://lab/gated", "hf_stranger", ValueError, r"gated \(403\).*no access yet"),
+        ("hf://lab/gated", "hf_stranger", ValueError, r"gated \(403\).*has no access"),
         ("hf://lab/vit", SECRET, ValueError, r"token.*refuses yours \(401\)"),
         ("hf://lab/vit@v9", None, ValueError, "revision that is there.*no v9"),
         ("hf://lab/vit/b.bin", None, ValueError, "file that is there.*no b.bin, but README.md"),
