@@ -13,7 +13,7 @@ from keras_mae.data import evaluation_transform
 from keras_mae.data.decode import decode_image, reason_of
 from keras_mae.data.sensor import Sensor
 from keras_mae.files import check_writable, printable, save_model
-from keras_mae.interop import load_pretrained, save_pretrained
+from keras_mae.interop import load_pretrained, push_to_hub, save_pretrained
 from keras_mae.interop.hub import is_hub
 from keras_mae.models import MaskedAutoencoder
 from keras_mae.models.weights import get_weights
@@ -112,6 +112,20 @@ def convert(settings):
     if max(weights, outputs) > LARGEST_DIFFERENCE:
         return "what was written is not what was read"
     return None
+
+
+def push(settings):
+    """Put a model on the Hugging Face hub, and print its name there."""
+    name = push_to_hub(
+        settings.source,
+        settings.repo,
+        settings.format,
+        licence=settings.licence,
+        private=settings.private,
+        data=settings.data,
+        figure=settings.figure,
+    )
+    print(f"Pushed: {name}")
 
 
 def largest_differences(model, other):

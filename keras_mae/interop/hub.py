@@ -31,7 +31,7 @@ USUAL_FILES = (
 # A name with another ending is a folder's.
 _WEIGHTS = (".safetensors", ".index.json", ".keras", ".weights.h5", ".bin", ".pth", ".pt")
 _CARD = "README.md"
-_KERAS_HUB_FILES = (
+KERAS_HUB_FILES = (
     "config.json",
     "metadata.json",
     "image_converter.json",
@@ -239,7 +239,7 @@ def _licence(snapshot: _Snapshot) -> str:
             licence = stated.get("license_name", licence)
     except Exception:  # YAML that is none; the card changes nothing of the model
         licence = None
-    return f"licence {licence} (its card's word)" if licence else "its card states no licence"
+    return f"licence {licence} (as its card states)" if licence else "its card states no licence"
 
 
 def _weights(snapshot: _Snapshot, file: str) -> str:
@@ -267,7 +267,7 @@ def _companions(snapshot: _Snapshot, weights: str) -> Iterator[str]:
     if weights.endswith(".keras"):
         return
     if weights.endswith(".weights.h5"):
-        yield from (folder + name for name in _KERAS_HUB_FILES)
+        yield from (folder + name for name in KERAS_HUB_FILES)
         return
     config = _json(snapshot.fetch(f"{folder}config.json"))
     # timm's config has the statistics in it; the preprocessor is transformers'.

@@ -146,9 +146,14 @@ def _told(error: Exception, request: Request) -> Exception:
     on_disk = isinstance(reason, OSError) and reason.errno is not None
     if on_disk and not isinstance(reason, ConnectionError | TimeoutError):
         return reason
+    if isinstance(reason, errors.FileMetadataError | LookupError | TypeError | ValueError):
+        return ConnectionError(
+            f"{hub} does not answer as a hub does ({type(reason).__name__}): {name} of {repo} at "
+            f"{request.revision}. {received}"
+        )
     return ConnectionError(
-        f"{hub} cannot be reached, or ended the transfer early ({type(reason).__name__}); "
-        f"{name} of {repo} at {request.revision} is missing. {received}"
+        f"{hub} cannot be reached, or ended the transfer early ({type(reason).__name__}): {name} "
+        f"of {repo} at {request.revision}. {received}"
     )
 
 

@@ -219,7 +219,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         self.hub.created.append(sent)
         name = f"{sent['organization'] or 'lab'}/{sent['name']}"
         if name in self.hub.repos:
-            return self.answer(409, b'{"error": "You already created this model repo"}')
+            return self.answer(409, json.dumps({"url": f"{self.hub.url}/{name}"}).encode())
         private = sent.get("visibility") == "private" or bool(sent.get("private"))
         self.hub.add(name, {".gitattributes": b""}, private=private)
         return self.json({"url": f"{self.hub.url}/{name}", "name": name})
