@@ -48,7 +48,8 @@ _NAMED_SOURCES = re.compile(r"mnist5k|photos|tfds:[\w.]+(?:/[\w.]+)*(?::[\w.%:\[
 _RECIPE = {
     "protocol": "protocol",
     "preset": "preset",
-    "total_steps": "steps",
+    "steps": "steps",
+    "epochs": "epochs",
     "batch_size": "images a step",
     "base_learning_rate": "base learning rate (of 256 images)",
     "weight_decay": "weight decay",
@@ -328,10 +329,12 @@ def _data_rows(config: dict[str, Any], data: str | None) -> Iterator[tuple[str, 
 
 
 def _recipe_rows(config: dict[str, Any]) -> Iterator[tuple[str, str]]:
-    settings = config.get("run", {})
+    settings = dict(config.get("run", {}))
+    settings["steps"] = settings.get("total_steps", settings.get("steps"))
     for key, words in _RECIPE.items():
         value = settings.get(key)
-        if value is not None and value != []:
+        # 0.0 stands for an augmentation that is off.
+        if value is not None and value != [] and not (key in ("mixup", "cutmix") and not value):
             # Of a class of one's own, MODULE:CLASS, the module may be a path.
             text = str(value).rpartition(":")[2] if isinstance(value, str) else _shown(value)
             yield words, text

@@ -84,7 +84,18 @@ def edit(path, **changes):
     path.write_text(json.dumps(content))
 
 
-@pytest.mark.parametrize("value_range", [(0, 255), (0, 4095), (-1024, 3071), (0.0, 1.0)])
+SLOW = pytest.mark.slow
+
+
+@pytest.mark.parametrize(
+    "value_range",
+    [
+        (0, 255),
+        pytest.param((0, 4095), marks=SLOW),
+        pytest.param((-1024, 3071), marks=SLOW),
+        pytest.param((0.0, 1.0), marks=SLOW),
+    ],
+)
 def test_keras_hub_computes_what_we_do(tmp_path, value_range):
     model = ours("encoder", value_range=value_range)
     save_pretrained(model, tmp_path / "preset", "keras_hub")
@@ -97,6 +108,7 @@ def test_keras_hub_computes_what_we_do(tmp_path, value_range):
     )
 
 
+@pytest.mark.slow
 def test_keras_hub_classifies_as_we_do(tmp_path):
     model = ours("classifier")
     save_pretrained(model, tmp_path / "preset", "keras_hub")
@@ -110,7 +122,7 @@ def test_keras_hub_classifies_as_we_do(tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["encoder", "classifier"])
-@pytest.mark.parametrize("value_range", [(0, 255), (-1024, 3071)])
+@pytest.mark.parametrize("value_range", [(-1024, 3071), pytest.param((0, 255), marks=SLOW)])
 def test_a_round_trip_changes_no_bit(tmp_path, kind, value_range):
     model = ours(kind, value_range=value_range)
     save_pretrained(model, tmp_path / "preset", "keras_hub")
@@ -136,6 +148,7 @@ def test_statistics_are_the_converters_once_it_is_changed(tmp_path):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_a_backbone_of_keras_hub_is_read(tmp_path, dtype):
     backbone = theirs(dtype=dtype)
@@ -158,6 +171,7 @@ def test_a_preset_without_converter_says_what_is_guessed(tmp_path, caplog):
     assert "no image converter" in caplog.text
 
 
+@pytest.mark.slow
 def test_an_autoencoder_leaves_its_decoder_out_and_says_so(tmp_path, caplog):
     decoder = {"decoder_hidden_dim": 12, "decoder_num_layers": 1, "decoder_num_heads": 3}
     model = MaskedAutoencoder(**SIZES, **decoder)
@@ -185,17 +199,17 @@ def test_what_keras_hub_cannot_hold_is_refused(tmp_path, make):
 
 
 @pytest.mark.parametrize(
-    "changes",
+    "name",
     [
-        {"use_class_token": False},
-        {"use_mha_bias": False},
-        {"use_mlp_bias": False},
-        {"use_patch_bias": False},
+        "use_class_token",
+        pytest.param("use_mha_bias", marks=SLOW),
+        pytest.param("use_mlp_bias", marks=SLOW),
+        pytest.param("use_patch_bias", marks=SLOW),
     ],
 )
-def test_a_backbone_that_ours_is_not_is_refused_by_name(tmp_path, changes):
-    theirs(num_layers=1, **changes).save_to_preset(str(tmp_path))
-    with pytest.raises(ValueError, match=f"`path`.*{next(iter(changes))}"):
+def test_a_backbone_that_ours_is_not_is_refused_by_name(tmp_path, name):
+    theirs(num_layers=1, **{name: False}).save_to_preset(str(tmp_path))
+    with pytest.raises(ValueError, match=f"`path`.*{name}"):
         load_pretrained(tmp_path)
 
 
@@ -206,6 +220,7 @@ def test_what_a_config_says_and_nobody_knows_is_refused(tmp_path):
         load_pretrained(tmp_path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "changes", [{"pooling": "gap"}, {"activation": "softmax"}, {"intermediate_dim": 8}]
 )
@@ -244,6 +259,7 @@ def test_links_out_of_a_file_of_weights_are_not_followed(tmp_path):
         load_pretrained(preset)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["model.weights.h5", "config.json", "image_converter.json"])
 def test_a_truncated_preset_is_refused(tmp_path, name):
     preset = tmp_path / "preset"
@@ -254,6 +270,7 @@ def test_a_truncated_preset_is_refused(tmp_path, name):
         load_pretrained(preset)
 
 
+@pytest.mark.slow
 def test_a_preset_goes_by_the_hub_to_keras_hub_and_back(hub, monkeypatch):
     monkeypatch.setenv("HF_TOKEN", "hf_writer")
     model = ours("classifier")
