@@ -27,6 +27,7 @@ USUAL_FILES = (
     "encoder.keras",
     "model.weights.h5",
     "pytorch_model.bin",
+    "pytorch_model.bin.index.json",
 )
 # A name with another ending is a folder's.
 _WEIGHTS = (".safetensors", ".index.json", ".keras", ".weights.h5", ".bin", ".pth", ".pt")

@@ -4,6 +4,7 @@ Reading needs h5py only, which comes with Keras, and makes nothing of what a con
 is KerasHub's own, so that its files are as it expects them: `pip install "keras_mae[keras_hub]"`.
 """
 
+import inspect
 import json
 import logging
 import os
@@ -13,6 +14,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from keras_mae.models.encoder import ViTEncoder
 from keras_mae.models.weights import get_weights
 from keras_mae.pixels import BYTE_RANGE
 from keras_mae.types import AnyPath
@@ -65,6 +67,24 @@ _ONLY = {
 _HEAD_ONLY = {"pooling": ("token",), "activation": (None, "linear"), "intermediate_dim": (None,)}
 # These act in training only, or say nothing of the numbers.
 _WITHOUT_EFFECT = ("name", "trainable", "dtype", "dropout_rate", "attention_dropout")
+# Arguments of our encoder that a preset has, or that act in training only.
+_WRITTEN = (
+    "image_size",
+    "channels",
+    "patch_size",
+    "hidden_dim",
+    "num_layers",
+    "num_heads",
+    "mlp_dim",
+    "drop_path",
+    "learned_positions",
+    "final_norm",
+    "norm_epsilon",
+    "mean",
+    "std",
+    "value_range",
+    "seed",
+)
 # Largest error of a normalised value that the converter's float32 may make.
 _CONVERTER_ERROR = 1e-5
 
@@ -395,6 +415,18 @@ def _check_expressible(kind: str, config: dict[str, Any]) -> None:
         raise ValueError(
             "`format` 'keras_hub' holds encoders with a final LayerNorm only. Received: "
             "final_norm=False"
+        )
+    # Whatever else makes an encoder another one than the plain ViT, ViTBackbone has no word for.
+    parameters = inspect.signature(ViTEncoder.__init__).parameters
+    more = {
+        name: config[name]
+        for name, parameter in parameters.items()
+        if name in config and name not in _WRITTEN and config[name] != parameter.default
+    }
+    if more:
+        raise ValueError(
+            f"`format` 'keras_hub' holds plain vision transformers only; use '.keras'. Received: "
+            f"{', '.join(f'{name}={value!r}' for name, value in more.items())}"
         )
     # Its converter multiplies values as they are, and then adds: far from 0, digits are lost.
     scale, _ = _scale_and_offset(config["mean"], config["std"], config["value_range"])

@@ -48,6 +48,8 @@ def read_checkpoint(path: AnyPath) -> Checkpoint:
         ImportError: if it needs PyTorch, and PyTorch is not installed.
     """
     path = find_file(os.fspath(resolve(path)))
+    if keras_hub_format.is_preset(path):
+        return Checkpoint(*keras_hub_format.read_preset(path))
     with open(path, "rb") as file:
         start = file.read(16)
     if start[:4] == b"PK\x03\x04" and _is_keras_archive(path):
@@ -57,8 +59,6 @@ def read_checkpoint(path: AnyPath) -> Checkpoint:
         weights, config = _read_torch(path)
     elif start[8:9] == b"{":
         weights, config = _read_safetensors(path), {}
-    elif start[:8] == b"\x89HDF\r\n\x1a\n" and keras_hub_format.is_preset(path):
-        return Checkpoint(*keras_hub_format.read_preset(path))
     elif start[:8] == b"\x89HDF\r\n\x1a\n":
         raise ValueError(
             f"`path` must hold an architecture: build the model, and call `load_weights` for a "

@@ -17,6 +17,7 @@ from keras_mae import (
     push_to_hub,
     save_pretrained,
 )
+from keras_mae.interop import keras_hub_format
 from keras_mae.models.weights import get_weights
 from keras_mae.pixels import normalize
 
@@ -196,6 +197,14 @@ def test_what_keras_hub_cannot_hold_is_refused(tmp_path, make):
     with pytest.raises(ValueError, match="`format`"):
         save_pretrained(make(), tmp_path / "preset", "keras_hub")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_an_argument_without_a_word_in_keras_hub_is_refused_by_name(tmp_path, monkeypatch):
+    # As if the width of the MLP were such a one.
+    known = [name for name in keras_hub_format._WRITTEN if name != "mlp_dim"]
+    monkeypatch.setattr(keras_hub_format, "_WRITTEN", known)
+    with pytest.raises(ValueError, match="`format`.*mlp_dim=48"):
+        save_pretrained(ours("encoder"), tmp_path / "preset", "keras_hub")
 
 
 @pytest.mark.parametrize(
