@@ -8,7 +8,9 @@ from typing import Any
 
 import numpy as np
 
+from keras_mae.interop import keras_hub_format
 from keras_mae.interop import transformers_format as hf
+from keras_mae.interop.hub import resolve
 from keras_mae.interop.keras_format import read_keras
 from keras_mae.interop.names import our_name, to_our_layout
 from keras_mae.types import AnyPath
@@ -45,7 +47,9 @@ def read_checkpoint(path: AnyPath) -> Checkpoint:
         ValueError: if it is broken, unsafe, or of another kind.
         ImportError: if it needs PyTorch, and PyTorch is not installed.
     """
-    path = find_file(os.fspath(path))
+    path = find_file(os.fspath(resolve(path)))
+    if keras_hub_format.is_preset(path):
+        return Checkpoint(*keras_hub_format.read_preset(path))
     with open(path, "rb") as file:
         start = file.read(16)
     if start[:4] == b"PK\x03\x04" and _is_keras_archive(path):
@@ -112,7 +116,12 @@ def find_file(path: str) -> str:
     if not os.path.isdir(path):
         raise FileNotFoundError(f"`path` must be a file or a folder. Received: {path}")
     files = sorted(os.listdir(path))
-    usual = (*_KERAS_NAMES, "model.safetensors", "pytorch_model.bin")
+    usual = (
+        *_KERAS_NAMES,
+        "model.safetensors",
+        keras_hub_format.WEIGHTS_FILE,
+        "pytorch_model.bin",
+    )
     found = [name for name in usual if name in files][:1]
     found = found or [f for f in files if f.endswith((".keras", ".safetensors", ".pth", ".bin"))]
     if len(found) > 1:
