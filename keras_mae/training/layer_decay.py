@@ -10,7 +10,8 @@ def variable_depths(model):
         model: a `ViTClassifier` on a `ViTEncoder` of L blocks.
     Returns:
         list of ints, one for each of `model.trainable_variables`: 0 for class tokens, registers,
-        patch embedding, positions and a norm before the blocks, i + 1 for block i, L + 1 for norms after the blocks and the head.
+        patch embedding, positions and a norm before the blocks, i + 1 for block i, L + 1 for norms
+        after the blocks and the head.
     """
     encoder = model.encoder
     depths = {id(variable): 0 for variable in encoder.no_weight_decay}
