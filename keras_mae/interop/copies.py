@@ -132,7 +132,8 @@ def _text(root: tuple) -> str:
 def _names_alone(table: dict[str, Any], chosen: Copy, copies: list[Copy]) -> dict[str, Any]:
     """Return a copy's weights, and what is beside it, without the prefixes that they share."""
     roots = {_root(copy, copies): copy for copy in copies if copy.table == chosen.table}
-    inside, beside = {}, {}
+    inside: dict[str, Any] = {}
+    beside: dict[str, Any] = {}
     for name, value in table.items():
         parts = tuple(name.split("."))
         path = chosen.table + parts

@@ -2,7 +2,7 @@
 
 import logging
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from keras_mae.types import AnyPath
 
@@ -50,17 +50,18 @@ def sort_unknown(path: AnyPath, names: Iterable[str], has_head: bool) -> list[st
     """
     left_out: dict[str, list[str]] = {}
     unknown: list[str] = []
-    for name in names:
+    for whole in names:
+        name = whole.partition(" ")[0]  # without where it was found
         for pattern, what in _UNSUPPORTED:
             if re.search(pattern, name):
                 raise unsupported(path, what, name)
-        what = next((what for pattern, what in _APART if re.match(pattern, _last(name))), None)
         if _COUNTERS.fullmatch(name):
             continue
-        if what is None or (has_head and "head" in what):
-            unknown.append(name)
+        part = next((part for pattern, part in _APART if re.match(pattern, _last(name))), None)
+        if part is None or (has_head and "head" in part):
+            unknown.append(whole)
         else:
-            left_out.setdefault(what, []).append(name)
+            left_out.setdefault(part, []).append(name)
     say_left_out(path, left_out)
     return unknown
 
@@ -70,7 +71,7 @@ def _last(name: str) -> str:
     return re.sub(r"^(\w+\.)?embeddings\.", "", name)
 
 
-def say_left_out(path: AnyPath, left_out: dict[str, Sequence[str]]) -> None:
+def say_left_out(path: AnyPath, left_out: Mapping[str, Sequence[str]]) -> None:
     """Log one line about parts of a file that are not opened."""
     if left_out:
         parts = [f"{what} ({_first(names)})" for what, names in left_out.items()]

@@ -177,7 +177,7 @@ def arranged(
     if table is None or patch is None:
         raise ValueError(f"`path` must hold {_TABLE} and a patch projection. It does not")
     class_tokens, registers = (
-        weights.get(name, np.zeros((1, 0, 0)))
+        weights.get(name, np.zeros((1, 0, table.shape[1]), table.dtype))
         for name in ("encoder.class_token", "encoder.register_tokens")
     )
     counts = class_tokens.shape[1], registers.shape[1]
@@ -213,7 +213,7 @@ def _table_layout(
     rows, known = len(table), checkpoint.hints.get("position_rows")
     befores = [known] if known is not None else sorted({0, counts[0], sum(counts)})
 
-    def layouts(size):
+    def layouts(size: Size) -> list[tuple[int, tuple[int, int]]]:
         """Return all ways to read the table for images of a size."""
         grid = grid_size(size, patch)
         return [(before, grid) for before in befores if rows - before == grid[0] * grid[1]]

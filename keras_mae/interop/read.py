@@ -28,8 +28,14 @@ _KERAS_NAMES = ("mae.keras", "model.keras", "encoder.keras")
 _TORCH_NAMES = ("model.safetensors", "pytorch_model.bin")
 _PROJECTION = "encoder.patch_embedding.projection.kernel"
 # Layers that may be without a bias, which then is 0.
-_BIASED = ("attention.query_key_value", "attention.output_projection", "mlp.hidden")
-_BIASED += ("mlp.output_projection",)
+_BIASED = (
+    "attention.query_key_value",
+    "attention.output_projection",
+    "mlp.hidden",
+    "mlp.output_projection",
+)
+# Of a table of ours, one row is no patch's.
+_OUR_ROWS: dict[str, Any] = {"position_rows": 1}
 # CLIP's, whose models have a norm before the blocks.
 _PRE_NORM_EPSILON = 1e-5
 
@@ -68,7 +74,7 @@ def read_checkpoint(path: AnyPath) -> Checkpoint:
         return _from_reference(path, read_shards(path, _read_file), {})
     if _starts_a_zip(path) and _is_keras_archive(path):
         model, weights, config = read_keras(path)
-        return Checkpoint(weights, config, model=model)
+        return Checkpoint(weights, config, model=model, hints=_OUR_ROWS)
     content = _read_file(path)
     config = dict(content.get(CONFIG_KEY, {})) or _arguments(content.get("args"))
     return _from_reference(path, content, config)
@@ -112,7 +118,7 @@ def _from_reference(path: str, content: Mapping[str, Any], config: dict[str, Any
     if line:
         logger.warning("%s: %s", path, line)
     weights = {name: _array(value) for name, value in tensors.items()}
-    hints: dict[str, Any] = {}
+    hints = _OUR_ROWS if CONFIG_KEY in content else {}
     if hf.is_transformers(weights):
         known = hf.config_from_transformers(
             _beside(path, "config.json"), _beside(path, "preprocessor_config.json")

@@ -83,12 +83,12 @@ def config_from_timm(
         ours["norm_epsilon"] = _CLIP_EPSILON
     for name, value in arguments.items():
         _check_argument(path, name, value)
-    pooling = arguments.get("global_pool", config.get("global_pool"))
-    if has_head and pooling is not None:
-        if pooling not in _POOLINGS:
-            raise unsupported(path, f"the pooling {pooling!r}", f"global_pool={pooling!r}")
-        ours["pooling"] = _POOLINGS[pooling]
-    hints = {"input_size": _input_size(trained.get("input_size"))}
+    for pooling in (config.get("global_pool"), arguments.get("global_pool")):
+        if has_head and pooling is not None:
+            if pooling not in _POOLINGS:
+                raise unsupported(path, f"the pooling {pooling!r}", f"global_pool={pooling!r}")
+            ours["pooling"] = _POOLINGS[pooling]
+    hints: dict[str, Any] = {"input_size": _input_size(trained.get("input_size"))}
     if arguments.get("no_embed_class"):
         hints["position_rows"] = 0
     return {key: value for key, value in ours.items() if value is not None}, hints

@@ -114,12 +114,10 @@ def from_transformers(weights):
 
     A name that is not one of theirs stays as it is.
 
-    Args:
-        weights: dict of arrays; names without what a head puts before them, such as "vit.".
     """
     renamed, parts = {}, {}
     for name, value in weights.items():
-        short = name
+        short = name.removeprefix("vit.")
         theirs = _HF_TOP.get(short, name)
         for pattern, stack in _HF_BLOCKS:
             if match := pattern.match(short):
