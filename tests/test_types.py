@@ -24,6 +24,7 @@ MODULES = (
     "keras_mae.commands",
     "keras_mae.errors",
     "keras_mae.evaluation.baseline",
+    "keras_mae.evaluation.classification",
     "keras_mae.evaluation.comparison",
     "keras_mae.evaluation.confusion",
     "keras_mae.evaluation.features",

@@ -11,17 +11,16 @@ file goes to Pillow, where an error is an exception that can be caught.
 """
 
 import functools
-import io
 import re
 from collections.abc import Sequence
 from types import ModuleType
-from typing import Any
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
 from keras_mae.data.decoders import dicom, numpy, pillow, png, tiff
 from keras_mae.data.decoders.base import Decoded, Facts, open_file, silence
+from keras_mae.data.sensor import grey_of
 from keras_mae.files import printable
 from keras_mae.types import AnyPath
 
@@ -33,7 +32,6 @@ _SAMPLINGS = {b"\x11\x11\x11", b"\x21\x11\x11", b"\x12\x11\x11", b"\x22\x11\x11"
 _ORIENTATION = 0x0112
 # How many bytes of a file tell its format.
 _HEAD = 132
-_LUMA = np.array([0.299, 0.587, 0.114])
 
 
 def decode_image(data: bytes) -> Decoded:
@@ -109,7 +107,7 @@ def load_image(
     if channels == 3 and stored == 1:
         return np.repeat(pixels, 3, axis=2)
     if channels == 1 and stored == 3:
-        return _grey_of(pixels)
+        return grey_of(pixels)
     raise ValueError(
         f"`channels` must be {stored}, as {printable(path)!r} has them. Received: {channels}"
     )
@@ -141,13 +139,6 @@ def _composed(
         return values.astype(pixels.dtype)
     limits = np.iinfo(pixels.dtype)
     return np.clip(np.rint(values), limits.min, limits.max).astype(pixels.dtype)
-
-
-def _grey_of(pixels: np.ndarray) -> np.ndarray:
-    """Return `(H, W, 1)` of RGB: uint8 as Pillow rounds it, others float32."""
-    if pixels.dtype == np.uint8:
-        return np.asarray(Image.fromarray(np.ascontiguousarray(pixels)).convert("L"))[..., None]
-    return (pixels.astype(np.float64) @ _LUMA).astype(np.float32)[..., None]
 
 
 def plain_jpeg_size(data: bytes, channels: int = 3) -> tuple[int, int] | None:
@@ -276,35 +267,6 @@ def _is_turned(body):
         return exif.get(_ORIENTATION, 1) != 1
     except Exception:  # damaged EXIF: Pillow's own reading of the file decides
         return True
-
-
-def read_with_pillow(file: Any, channels: int = 3) -> np.ndarray:
-    """Decode an image file in any format that Pillow knows, upright.
-
-    The first frame of an animation; colours without their alpha; CMYK and palettes as RGB; 16-bit
-    grey by its high byte (Pillow's own `convert` would cut all above 255 to white).
-
-    Args:
-        file: path, file object, or bytes.
-        channels: 1 or 3.
-    Returns:
-        uint8 array `(H, W, channels)`.
-    Raises:
-        Exception: whatever Pillow raises; there is no one base class.
-    """
-    if isinstance(file, bytes):
-        if not file:
-            raise ValueError("the file is empty")
-        file = io.BytesIO(file)
-    silence("PIL")
-    with Image.open(file) as opened:
-        image = ImageOps.exif_transpose(opened)
-        # Of no use without alpha, and of some palettes Pillow cannot convert it.
-        image.info.pop("transparency", None)
-        if image.mode.startswith("I;16"):
-            image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
-        pixels = np.asarray(image.convert("L" if channels == 1 else "RGB"))
-    return pixels.reshape(*pixels.shape[:2], channels)
 
 
 def header_size(file: AnyPath | bytes) -> tuple[int, int]:

@@ -14,14 +14,15 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from keras_mae.data.decoders.base import Decoded, Facts
 from keras_mae.pixels import BYTE_RANGE, pixel_dtype
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
-# ITU-R 601-2, as Pillow has it: a grey value is the sum of red, green and blue with these shares.
-_LUMA = (19595, 38470, 7471)  # in 65536ths
+# ITU-R 601-2: a grey value is the sum of red, green and blue with these shares.
+_LUMA = np.array([0.299, 0.587, 0.114])
 HEADERS = 64  # images whose headers tell channels and depth
 SAMPLE = 2_000  # images whose pixels tell range and statistics
 # (bands, channels) of images whose alpha becomes the last channel.
@@ -271,13 +272,16 @@ class Tally:
 
 
 def grey_of(pixels: np.ndarray) -> np.ndarray:
-    """Return `(H, W, 1)` of colours `(H, W, 3)`: of bytes exactly as Pillow makes them grey."""
+    """Return `(H, W, 1)` of colours `(H, W, 3)`.
+
+    Of uint8 exactly what Pillow makes of it; of others, floats: float32 where it holds the stored
+    values, else float64.
+    """
     if pixels.dtype == np.uint8:
-        total = pixels.astype("uint32") @ np.array(_LUMA, "uint32") + 0x8000
-        return (total >> 16).astype("uint8")[..., None]
-    kind = "float32" if pixels.dtype.itemsize <= 4 and pixels.dtype.kind == "f" else "float64"
-    kind = "float32" if pixels.dtype.itemsize <= 2 else kind
-    return (pixels.astype(kind) @ (np.array(_LUMA) / 65536).astype(kind))[..., None]
+        return np.asarray(Image.fromarray(np.ascontiguousarray(pixels)).convert("L"))[..., None]
+    grey = pixels.astype("float64") @ _LUMA
+    fits = pixels.dtype.itemsize <= 2 or pixels.dtype == np.float32
+    return grey.astype("float32" if fits else "float64")[..., None]
 
 
 def _fits(colours, wanted):

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageOps
 
-from keras_mae.data import decode
+from keras_mae.data.decode import decode_image, image_facts
 
 
 def packed_bytes(data: Any, shorter_side: int | None = None, jpeg_quality: int = 90) -> bytes:
@@ -32,11 +32,11 @@ def packed_bytes(data: Any, shorter_side: int | None = None, jpeg_quality: int =
         return data
     if data.startswith(b"\xff\xd8"):
         return _shrink_jpeg(data, shorter_side, jpeg_quality)
-    facts = decode.image_facts(data)
+    facts = image_facts(data)
     size = _shrunk_size(facts.height, facts.width, shorter_side)
     if size is None:
         return data
-    image = decode.decode_image(data)
+    image = decode_image(data)
     if image.alpha is not None:
         return _shrink_with_alpha(data, image, size)
     pixels = _resize(image.pixels, size, image.missing)

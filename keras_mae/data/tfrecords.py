@@ -245,7 +245,9 @@ class _Packer:
                         continue
                     self.bytes_before += size
                     label = self._label(record, label)
-                    text = make_example(data, label, source.key(record)).SerializeToString()
+                    example = make_example(data, label, source.key(record))
+                    # The same bytes each time: a map has no order of its own.
+                    text = example.SerializeToString(deterministic=True)
                     writer.write(text)
                     shard["offsets"].append(shard["offsets"][-1] + HEADER + len(text) + FOOTER)
                     shard["sizes"].append(len(data))

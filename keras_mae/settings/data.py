@@ -50,18 +50,23 @@ class DataSettings(Settings):
         shown="0.05; 0.2 of mnist5k and photos",
     )
     image_column: str | None = setting(
-        None, "Of a table: the column with the files' names.", DATA, sweep=False, shown="guessed"
+        None,
+        "Of table: and huggingface:, the column with the images.",
+        DATA,
+        sweep=False,
+        shown="by its name",
     )
     label_column: str | None = setting(
         None,
-        "Of a table: the column with the labels; several 0/1 columns divided by commas.",
+        "Of table: and huggingface:, the column with the labels; of table: also several columns of "
+        "0 and 1, divided by commas.",
         DATA,
         sweep=False,
-        shown="guessed",
+        shown="by its name",
     )
     label_separator: str | None = setting(
         None,
-        "Of a table: what divides several labels of an image.",
+        'Of table:, the text between several labels of an image, such as "|".',
         DATA,
         sweep=False,
         shown="one label an image",

@@ -1,6 +1,7 @@
 """The settings of a pre-training run, and what the defaults of each preset are."""
 
 import dataclasses
+from collections.abc import Iterator
 from typing import Self
 
 from keras_mae.presets import list_presets, preset_config
@@ -8,6 +9,7 @@ from keras_mae.settings.data import DATA
 from keras_mae.settings.fields import changed, setting
 from keras_mae.settings.run import (
     EVALUATION,
+    LENGTH,
     MODEL,
     RESIZES,
     RunSettings,
@@ -92,6 +94,40 @@ class PretrainSettings(RunSettings):
     decoder_num_layers: int | None = setting(
         None, "Blocks of the decoder.", MODEL, least=1, shown="the preset's"
     )
+    init: str | None = setting(
+        None,
+        "Weights to start from: a run's directory, a .keras file, another library's checkpoint, "
+        "or hf://OWNER/NAME.",
+        MODEL,
+        fixes=False,  # the run is of its weights, wherever they lie
+        sweep=False,
+        shown="random numbers",
+    )
+    init_channels: str | None = setting(
+        None,
+        "What becomes of the weights of other channels: repeat them in turn, take their mean for "
+        "all, or draw new ones.",
+        MODEL,
+        choices=("repeat", "mean", "new"),
+        sweep=False,
+        shown="grey and colour stand for each other; others have to be said",
+    )
+    freeze_encoder_steps: int = setting(
+        0, "So many steps train the decoder alone.", LENGTH, least=0
+    )
+    extend_epochs: float | None = setting(
+        None,
+        "Go on with a run that has ended, for so many epochs after its first end, with a new "
+        "warm-up and cosine.",
+        LENGTH,
+        above=0,
+        fixes=False,
+        sweep=False,
+        shown="none",
+    )
+    extend_steps: int | None = setting(
+        None, "The same in steps.", LENGTH, least=1, fixes=False, sweep=False, shown="none"
+    )
     weight_decay: float = changed(RunSettings, "weight_decay", 0.05)
     resize: str = setting("bilinear", "Of the random crops.", DATA, choices=RESIZES)
     crops_per_image: int = setting(1, "Crops taken of each decoded image.", DATA, least=1)
@@ -123,16 +159,42 @@ class PretrainSettings(RunSettings):
 
     _prefix = "mae"
 
-    def resolved(self, typical_size: tuple[int, int] | None) -> Self:
+    def faults_together(self) -> Iterator[str]:
+        yield from super().faults_together()
+        if self.extend_epochs is not None and self.extend_steps is not None:
+            yield (
+                "`extend_epochs` or `extend_steps` must be given, not both. Received: "
+                f"{self.extend_epochs} and {self.extend_steps}"
+            )
+        if self.init_channels is not None and self.init is None:
+            yield (
+                "`init_channels` must be None where `init` is None. "
+                f"Received: {self.init_channels!r}"
+            )
+
+    def more_steps(self, num_examples: int) -> int:
+        """Return the steps that are to follow the first leg's end; 0 for none."""
+        if self.extend_epochs is not None:
+            return steps_of(self.extend_epochs, num_examples, self.batch_size)
+        return self.extend_steps or 0
+
+    def resolved(
+        self,
+        typical_size: tuple[int, int] | None,
+        start: tuple[str | None, tuple[int, int]] | None = None,
+    ) -> Self:
         """Return these settings with what depends on the images and the preset's recipe filled in.
 
         Args:
             typical_size: (H, W) of the images, or None where that is not known.
+            start: (preset or None, image size) of the weights that `init` names, or None.
         Returns:
             a `PretrainSettings` with a preset, a batch, a length and a learning rate.
         """
         preset, image_size = self.preset, self.image_size
-        if preset is None:
+        if start is not None:
+            preset, image_size = start[0], image_size or start[1]
+        elif preset is None:
             preset, own_size = _choice_for(typical_size)
             image_size = image_size or own_size
         recipe = RECIPES.get(preset, PAPER)
@@ -148,11 +210,13 @@ class PretrainSettings(RunSettings):
             base_learning_rate=self.base_learning_rate or recipe.base_learning_rate,
         )
 
-    def warmup_steps(self, num_examples: int) -> int:
-        """Return the steps of the warm-up."""
-        total_steps = self.total_steps(num_examples)
+    def warmup_steps(self, num_examples: int, leg: int | None = None) -> int:
+        """Return the steps of the warm-up: of a leg of so many steps, or of the whole run."""
+        total_steps = leg or self.total_steps(num_examples)
         if self.warmup_epochs is not None:
-            return steps_of(self.warmup_epochs, num_examples, self.batch_size)
+            given = steps_of(self.warmup_epochs, num_examples, self.batch_size)
+            # A further leg may be shorter than the warm-up that the first one was given.
+            return given if leg is None else min(given, leg - 1)
         epochs = RECIPES.get(self.preset, PAPER).warmup_epochs
         # A default must not outgrow a short run.
         return min(steps_of(epochs, num_examples, self.batch_size), total_steps // 10)

@@ -4,7 +4,8 @@ import dataclasses
 from collections.abc import Iterator, Sequence
 from typing import Any, ClassVar
 
-from keras_mae.settings.fields import Settings, setting
+from keras_mae.settings.data import DataSettings
+from keras_mae.settings.fields import Settings, changed, setting
 from keras_mae.types import Size
 
 FORMATS = "keras_mae.export.formats"
@@ -12,7 +13,6 @@ FILES = "What to read and write"
 MODEL = "Model"
 CHECK = "Check"
 IMAGES = "What is done to images"
-COLUMNS = "Columns of a table"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -136,18 +136,9 @@ class RecordsSettings(Settings):
     jpeg_quality: int = setting(
         90, "Quality of shrunk images that become JPEG.", IMAGES, least=1, most=100
     )
-    image_column: str | None = setting(
-        None, "Column of the images, of table: and huggingface:.", COLUMNS, shown="by its name"
-    )
-    label_column: str | None = setting(
-        None,
-        "Column of the labels; of table: also several columns of 0 and 1, divided by commas.",
-        COLUMNS,
-        shown="by its name",
-    )
-    label_separator: str | None = setting(
-        None, 'Text between several labels of an image, such as "|".', COLUMNS, shown="one label"
-    )
+    image_column: str | None = changed(DataSettings, "image_column", None)
+    label_column: str | None = changed(DataSettings, "label_column", None)
+    label_separator: str | None = changed(DataSettings, "label_separator", None)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

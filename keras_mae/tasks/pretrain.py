@@ -2,6 +2,7 @@
 
 import shutil
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import keras
@@ -11,6 +12,7 @@ from keras_mae.data import Source, eval_dataset, pretrain_dataset
 from keras_mae.evaluation.baseline import mean_predictor_loss
 from keras_mae.export import export_encoder
 from keras_mae.files import save_model
+from keras_mae.interop.adapt import Inputs, Start
 from keras_mae.layers import MaskRatioSchedule
 from keras_mae.models import MaskedAutoencoder
 from keras_mae.plots.figures import loss_figure, reconstruction_figure
@@ -19,8 +21,9 @@ from keras_mae.settings.tools import size_argument
 from keras_mae.tasks.images import EVAL_BATCH, ImageTask, device_line
 from keras_mae.tasks.table import FeatureTable, format_table
 from keras_mae.training import make_adamw
+from keras_mae.training.legs import begin_leg, ends_of_legs
 from keras_mae.training.loop import run
-from keras_mae.training.schedules import run_schedule
+from keras_mae.training.schedules import legs_schedule
 
 FIGURE_IMAGES = 8
 
@@ -62,31 +65,40 @@ def build_autoencoder(
     Raises:
         ValueError: if no model can be built of them.
     """
-    overrides: dict[str, Any] = {"mask_ratio": settings.mask_ratio[0]}
+    return MaskedAutoencoder.from_preset(
+        settings.preset,
+        channels=source.channels,
+        mean=source.mean,
+        std=source.std,
+        value_range=source.value_range,
+        **_overrides(settings, total_steps),
+    )
+
+
+def _overrides(settings, total_steps):
+    """Return the arguments of a `MaskedAutoencoder` that settings say."""
+    overrides: dict[str, Any] = {
+        "mask_ratio": settings.mask_ratio[0],
+        "masking": settings.masking,
+        "norm_pix_loss": settings.norm_pix_loss,
+        "decoder_attention": settings.decoder_attention,
+        "seed": settings.seed,
+    }
     if len(settings.mask_ratio) == 2:
         overrides["mask_ratio"] = MaskRatioSchedule(*settings.mask_ratio, total_steps)
     if settings.decoder_num_layers:
         overrides["decoder_num_layers"] = settings.decoder_num_layers
     if settings.image_size:
         overrides["image_size"] = size_argument(settings.image_size)
-    return MaskedAutoencoder.from_preset(
-        settings.preset,
-        channels=source.channels,
-        masking=settings.masking,
-        norm_pix_loss=settings.norm_pix_loss,
-        decoder_attention=settings.decoder_attention,
-        mean=source.mean,
-        std=source.std,
-        value_range=source.value_range,
-        seed=settings.seed,
-        **overrides,
-    )
+    return overrides
 
 
 class Pretrain(ImageTask):
     """The task of `pretrain`."""
 
     keeps_last_good = "mae.keras"
+    fact_defaults = {"init_digest": None}
+    start: Start | None = None
     files = {
         "mae.keras": "encoder and decoder: goes on training, reconstructs",
         "encoder.keras": "the encoder alone: fine-tune it, probe it",
@@ -100,30 +112,48 @@ class Pretrain(ImageTask):
 
     def load(self) -> None:
         super().load()
-        given = self.settings
-        self.settings = given.resolved(self.typical_size())
+        given, start = self.settings, None
+        if given.init is not None:
+            self.start = Start(given.init)
+            if given.preset is not None:
+                self.start.check_preset(given.preset)
+            start = self.start.preset, self.start.encoder.image_size
+        self.settings = given.resolved(self.typical_size(), start)
         if given.batch_size is None:
             # The recipe's batch, or all images where they are fewer.
             most = self.train.num_examples * given.crops_per_image
             batch_size = min(self.settings.batch_size, most - most % self.workers.replicas)
-            self.settings = given.with_batch(batch_size).resolved(self.typical_size())
+            self.settings = given.with_batch(batch_size).resolved(self.typical_size(), start)
         self.chosen = given.preset is None
         self.check_batch(self.settings.crops_per_image)
         self.num_examples = self.train.num_examples
-        self.total_steps = self.settings.total_steps(self.num_examples)
+        self.first_steps = self.settings.total_steps(self.num_examples)
+        argument = "extend_steps" if given.extend_epochs is None else "extend_epochs"
+        more = self.settings.more_steps(self.num_examples)
+        self.ends = ends_of_legs(given.directory, self.first_steps, more, argument)
+        self.total_steps = self.ends[-1]
         # Whole epochs, though the data's may end inside a batch.
-        epochs = max(1, round(self.total_steps * self.settings.batch_size / self.num_examples))
-        self.steps_per_epoch = -(-self.total_steps // epochs)
+        epochs = max(1, round(self.first_steps * self.settings.batch_size / self.num_examples))
+        self.steps_per_epoch = -(-self.first_steps // epochs)
+
+    def take_up(self, directory: Path) -> None:
+        begin_leg(directory, self.ends)
 
     def build(self) -> None:
         settings = self.settings
-        self.model = build_autoencoder(settings, self.train, self.total_steps)
+        self.model, self.adapted = self._autoencoder()
         self.check_memory(self.model.encoder, 1 - max(settings.mask_ratio))
         ema = {"use_ema": True, "ema_momentum": settings.ema} if settings.ema else {}
+        held = None
+        if settings.freeze_encoder_steps:
+            encoder = {id(v) for v in self.model.encoder.variables}
+            steps = settings.freeze_encoder_steps
+            held = [steps * (id(v) in encoder) for v in self.model.trainable_variables]
         optimizer = make_adamw(
             self.model,
-            run_schedule(settings, self.num_examples),
+            legs_schedule(settings, self.num_examples, self.ends),
             settings.weight_decay,
+            held_steps=held,
             **ema,
         )
         self.model.compile(
@@ -134,21 +164,47 @@ class Pretrain(ImageTask):
             recompute=settings.recompute,
         )
 
+    def _autoencoder(self):
+        """Return the model as it starts, and a list of what was changed in given weights."""
+        if self.start is None:
+            return build_autoencoder(self.settings, self.train, self.first_steps), []
+        return self.start.autoencoder(
+            Inputs.of(self.train),
+            self.settings.init_channels,
+            **_overrides(self.settings, self.first_steps),
+        )
+
     def facts(self) -> tuple[dict[str, Any], dict[str, Any]]:
-        fixed = {"total_steps": self.total_steps, "images": self.train.fingerprint()}
-        return fixed, {"model": self.model.get_config(), **self.data_facts()}
+        digest = None if self.start is None else self.start.digest
+        fixed = {
+            "total_steps": self.first_steps,
+            "images": self.train.fingerprint(),
+            "init_digest": digest,
+        }
+        return fixed, {
+            "legs": self.ends,
+            "adapted": self.adapted,
+            "model": self.model.get_config(),
+            **self.data_facts(),
+        }
 
     def first_lines(self) -> list[str]:
         settings, model = self.settings, self.model
         chosen = " (chosen by the images' size)" if self.chosen else ""
-        epochs = self.total_steps * settings.batch_size / self.num_examples
-        warmup = settings.warmup_steps(self.num_examples)
+        last = [0, *self.ends][-2]
+        steps = self.total_steps - last
+        epochs = steps * settings.batch_size / self.num_examples
+        warmup = settings.warmup_steps(self.num_examples, steps)
+        if self.start is not None:
+            chosen = f" from {settings.init}"
+        leg = f" more, after step {last:,}," if last else ""
         return [
-            f"Model: {settings.preset}{chosen}, {model.count_params():,} parameters, "
-            f"{model.encoder.count_params():,} of them in the encoder.",
+            f"Model: {settings.preset or 'sizes of its own'}{chosen}, {model.count_params():,} "
+            f"parameters, {model.encoder.count_params():,} of them in the encoder.",
             *self.images_lines(model.encoder),
-            f"Run: {self.total_steps:,} steps of {settings.batch_size:,} images ({epochs:,.3g} "
-            f"epochs); learning rate {settings.peak_learning_rate():.3g} after {warmup:,} steps of "
+            *(f"  Adapted: {line}" for line in self.adapted),
+            f"Run: {steps:,} steps{leg} of {settings.batch_size:,} images ({epochs:,.3g} epochs); "
+            f"learning rate {settings.peak_learning_rate():.3g} after {warmup:,} steps of "
             f"warm-up; {device_line(self.workers, settings)}.",
             self.heldout_note(),
             f"Output: {settings.directory}",
@@ -228,7 +284,8 @@ class Pretrain(ImageTask):
             self.write_encoder_and_figures(model)
             if self.table is not None:
                 self.table.add_pixels()
-                self.table.add_encoder("encoder, random init", self._untrained())
+                before = "random init" if self.start is None else "as it started"
+                self.table.add_encoder(f"encoder, {before}", self._untrained())
                 self.table.add_encoder("encoder, pre-trained", model.encoder)
                 results.update(self.table.results(), measured_on=self.measured_name)
         return results
@@ -265,7 +322,7 @@ class Pretrain(ImageTask):
     def _untrained(self):
         """Return the encoder as it was before the first step: the seed's."""
         keras.utils.set_random_seed(self.settings.seed)
-        return build_autoencoder(self.settings, self.train, self.total_steps).encoder
+        return self._autoencoder()[0].encoder
 
     def _local_copy(self):
         """Return a copy of the model on one device of this worker; itself if it is on one.

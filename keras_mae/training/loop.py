@@ -58,6 +58,7 @@ class Task:
         keeps_last_good: str or None, the file that `model` is saved as after each epoch.
         files: dict of file name to what it is, listed at the end where it is there.
         stops_before_training: bool. True ends the run after `first_lines`.
+        fact_defaults: dict of what `facts` fixes to what a run had, written before it was one.
     """
 
     settings: Any  # of the task's own kind
@@ -72,6 +73,7 @@ class Task:
     keeps_last_good: str | None = None
     stops_before_training = False
     files: ClassVar[dict[str, str]] = {}
+    fact_defaults: ClassVar[dict[str, Any]] = {}
 
     def __init__(self, settings: RunSettings) -> None:
         self.settings = settings
@@ -86,6 +88,9 @@ class Task:
     def facts(self) -> tuple[dict[str, Any], dict[str, Any]]:
         """Return (dict of what fixes the run's numbers, dict of further entries of config.json)."""
         return {}, {}
+
+    def take_up(self, directory: Path) -> None:
+        """Get the output directory ready for this run; of several workers, the chief does it."""
 
     def first_lines(self) -> list[str]:
         """Return what is printed before the run begins, a list of lines."""
@@ -244,7 +249,7 @@ class _Run:
             "environment": environment(),
         }
         directory, has_ended = Path(settings.directory), False
-        defaults = type(settings).defaults()
+        defaults = {**type(settings).defaults(), **task.fact_defaults}
         with workers.agreed():
             if workers.is_chief:
                 prepare_output_dir(
@@ -254,6 +259,7 @@ class _Run:
                     settings.overwrite,
                     defaults,
                 )
+                task.take_up(directory)
                 has_ended = (directory / "results.json").exists()
                 if not has_ended:
                     write_json(directory / "config.json", config)
@@ -275,7 +281,8 @@ class _Run:
         if task.settings.ema and last_step:
             use_averages(task.model)
         early = {"stopped_early_at_step": last_step} if last_step < task.total_steps else {}
-        return {"training_seconds": seconds, **early, **task.finish()}
+        lengths = {"total_steps": task.total_steps, "training_seconds": seconds}
+        return {**lengths, **early, **task.finish()}
 
     def _fit(self, baselines):
         """Train from the last good checkpoint to the end, and return the last step."""

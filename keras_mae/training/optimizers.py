@@ -34,13 +34,18 @@ class AdamW(keras.optimizers.AdamW):
         rate_scales: list of floats, one for each variable in the order that the optimizer is built
             with: what the learning rate of the variable is multiplied by, for step and decay. See
             `keras_mae.training.layer_decay`. None: 1 for all.
+        held_steps: list of ints, as many: how many steps a variable stays as it is. None: 0.
     Raises:
         ValueError: for `amsgrad`, a negative scale, or another number of scales than of variables.
     Reference: Kingma and Ba 2014, arXiv:1412.6980, algorithm 1; Loshchilov and Hutter 2017.
     """
 
     def __init__(
-        self, *args: Any, rate_scales: Sequence[float] | None = None, **kwargs: Any
+        self,
+        *args: Any,
+        rate_scales: Sequence[float] | None = None,
+        held_steps: Sequence[int] | None = None,
+        **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
         if self.amsgrad:
@@ -48,13 +53,16 @@ class AdamW(keras.optimizers.AdamW):
         self.rate_scales = None if rate_scales is None else [float(s) for s in rate_scales]
         if self.rate_scales and min(self.rate_scales) < 0:
             raise ValueError(f"`rate_scales` must be 0 or more. Received: {self.rate_scales}")
+        self.held_steps = None if held_steps is None else [int(steps) for steps in held_steps]
 
     def build(self, variables: Sequence[Any]) -> None:
-        if self.rate_scales is not None and len(self.rate_scales) != len(variables):
-            raise ValueError(
-                f"`rate_scales` must hold a number for each of the {len(variables)} variables. "
-                f"Received: {len(self.rate_scales)}"
-            )
+        for name in ("rate_scales", "held_steps"):
+            values = getattr(self, name)
+            if values is not None and len(values) != len(variables):
+                raise ValueError(
+                    f"`{name}` must hold a number for each of the {len(variables)} variables. "
+                    f"Received: {len(values)}"
+                )
         super().build(variables)
 
     def exclude_for(self, model: keras.Model) -> None:
@@ -73,6 +81,9 @@ class AdamW(keras.optimizers.AdamW):
         learning_rate, gradient = ops.cast(learning_rate, dtype), ops.cast(gradient, dtype)
         if self.rate_scales is not None:
             learning_rate = learning_rate * self.rate_scales[index]
+        if self.held_steps is not None and self.held_steps[index]:
+            is_free = self.iterations >= self.held_steps[index]
+            learning_rate = learning_rate * ops.cast(is_free, dtype)
         decay = None
         if self.weight_decay is not None and self._use_weight_decay(variable):
             decay = ops.cast(self.weight_decay, dtype) * learning_rate
@@ -137,7 +148,8 @@ class AdamW(keras.optimizers.AdamW):
         """Nothing: `update_step` decays, at each variable's own rate."""
 
     def get_config(self) -> dict[str, Any]:
-        return {**super().get_config(), "rate_scales": self.rate_scales}
+        own = {"rate_scales": self.rate_scales, "held_steps": self.held_steps}
+        return {**super().get_config(), **own}
 
 
 def make_adamw(

@@ -71,17 +71,16 @@ class SourceChecks:
             assert known is None and source.class_names is None
             return
         assert len(source.class_names) == source.num_classes
-        if source.multi_label:
-            assert known.dtype == np.uint8
-            assert known.shape == (source.num_examples, source.num_classes)
-            assert source.read(0)[1] is None
-            return
         batches = eval_dataset(few, with_labels=True, **self.settings(few))
         labels = np.concatenate([labels for _, labels in batches])
-        assert labels.min() >= 0 and labels.max() < source.num_classes
+        if source.multi_label:
+            assert source.record_labels().dtype == np.uint8 and source.read(0)[1] is None
+            assert labels.shape[1] == source.num_classes and set(labels.flat) <= {-1, 0, 1}
+        else:
+            assert labels.min() >= 0 and labels.max() < source.num_classes
         if known is not None:
             assert known.dtype == np.int64 and len(known) == source.num_examples
-            np.testing.assert_array_equal(labels, few.labels())
+            np.testing.assert_array_equal(labels, few.labelled().labels())
 
     def test_the_parts_of_a_split_are_disjoint_and_make_up_the_whole(self, source):
         train, heldout = source.split()

@@ -209,7 +209,7 @@ class TestWebDataset:
         samples = {f"{i}": {"png": png(i), "json": text} for i, text in enumerate(texts)}
         source = load_source(write("a.tar", samples))
         assert source.multi_label and source.class_names == ["a", "b"]
-        assert source.labels().tolist() == [[1, 1], [0, 0], [255, 255], [0, 1]]
+        assert source.record_labels().tolist() == [[1, 1], [0, 0], [255, 255], [0, 1]]
 
     def test_a_mask_beside_a_photograph_is_no_image(self, write):
         source = load_source(write("a.tar", {"1": {"png": b"mask", "jpg": png(1)}}))

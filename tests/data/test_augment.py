@@ -5,7 +5,7 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from keras_mae.data import augment, evaluation_transform
+from keras_mae.data import augment, evaluation_transform, load_source, pretrain_dataset
 
 
 def box(height, width, first, rest=0.5, **arguments):
@@ -65,6 +65,66 @@ def test_flip_is_left_and_right():
         [5, 4, 3],
     ]
     assert np.array_equal(augment.random_flip(image, tf.constant(0.5)), image)
+
+
+@pytest.mark.parametrize(
+    ("flips", "ways"), [("none", 1), ("horizontal", 2), ("both", 4), ("dihedral", 8)]
+)
+def test_each_way_of_flipping_has_its_share_of_the_uniforms(flips, ways):
+    image = tf.constant(np.arange(6, dtype=np.float32).reshape(2, 3, 1))
+    seen = {}
+    for uniform in (np.arange(80, dtype=np.float32) + 0.5) / 80:
+        flipped = augment.random_flip(image, tf.constant(uniform), flips).numpy()
+        assert sorted(flipped.ravel()) == list(range(6))
+        seen[flipped.tobytes(), flipped.shape] = seen.get((flipped.tobytes(), flipped.shape), 0) + 1
+    assert list(seen.values()) == [80 // ways] * ways
+    turned = [shape for _, shape in seen if shape == (3, 2, 1)]
+    assert len(turned) == (4 if flips == "dihedral" else 0)
+
+
+def test_flips_crop_areas_and_aspects_reach_the_images(make_folder):
+    """A ramp from left to right says which way an image lies, and how much of it is seen."""
+    folder = make_folder(0)
+    ramp = np.tile(np.linspace(0, 255, 64).astype(np.uint8)[None, :, None], (64, 1, 3))
+    for number in range(4):
+        Image.fromarray(ramp).save(folder / f"{number}.png")
+    source = load_source(f"folder:{folder}")
+    settings = {"image_size": 32, "batch_size": 4, "mean": (0.0,) * 3, "std": (1.0,) * 3}
+
+    def images(**views):
+        dataset = pretrain_dataset(source, augmentation="crop", **settings, **views)
+        return np.concatenate(list(dataset.take(10).as_numpy_iterator()))[..., 0]
+
+    rise = {
+        flips: np.sign(x[:, 16, 31] - x[:, 16, 0]) + 3 * np.sign(x[:, 31, 16] - x[:, 0, 16])
+        for flips in ("none", "horizontal", "both", "dihedral")
+        for x in [images(flips=flips)]
+    }
+    assert set(rise["none"]) == {1}
+    assert set(rise["horizontal"]) == set(rise["both"]) == {-1, 1}
+    assert set(rise["dihedral"]) == {-1, 1, -3, 3}  # the ramp also goes up and down
+
+    def span(**views):
+        x = images(flips="none", **views)
+        return x[:, 16, 31] - x[:, 16, 0]
+
+    assert span(crop_area=(1, 1), crop_aspect=(1, 1)).min() > 0.95
+    small = span(crop_area=(0.25, 0.25), crop_aspect=(1, 1))
+    np.testing.assert_allclose(small, 0.5, atol=0.03)  # half of the width
+    wide = span(crop_area=(0.25, 0.25), crop_aspect=(4, 4))
+    assert wide.min() > 0.95  # all of the width, a quarter of the height
+
+
+@pytest.mark.parametrize(
+    "views",
+    [{"flips": "up"}, {"crop_area": (0, 1)}, {"crop_area": (0.5, 0.2)}, {"crop_aspect": (2, 1)}],
+)
+def test_views_that_do_not_fit_are_named(make_folder, views):
+    source = load_source(f"folder:{make_folder(2)}")
+    with pytest.raises(ValueError, match=f"`{next(iter(views))}`"):
+        pretrain_dataset(
+            source, image_size=8, batch_size=2, mean=source.mean, std=source.std, **views
+        )
 
 
 def test_bicubic_is_pillows(picture):

@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from PIL import Image, ImageOps
+from pillow_oracle import read_with_pillow
 
 from keras_mae.data import load_image, load_source
-from keras_mae.data.decode import plain_jpeg_size, read_with_pillow
+from keras_mae.data.decode import plain_jpeg_size
 from keras_mae.data.reader import make_reader
 
 
@@ -84,7 +85,8 @@ def test_every_file_is_read_as_pillow_does(tmp_path, picture, name, channels):
     data = FILES[name](picture())
     (tmp_path / name).write_bytes(data)
     expected = pillow(data, "RGB" if channels == 3 else "L")
-    assert np.array_equal(load_image(tmp_path / name, channels), expected)
+    if name != "alpha.png":  # which is composed
+        assert np.array_equal(load_image(tmp_path / name, channels), expected)
 
     source = load_source(f"folder:{tmp_path}")
     source.channels = channels
@@ -104,12 +106,64 @@ def test_every_file_is_read_as_pillow_does(tmp_path, picture, name, channels):
         assert (plain_jpeg_size(data) is not None) == (name in FAST)
 
 
-def test_16_bits_keep_their_high_byte(tmp_path):
-    values = np.arange(0, 65536, 64, dtype=np.uint16).reshape(32, 32)
-    Image.fromarray(values).save(tmp_path / "deep.png")
-    expected = (values // 256)[..., None]
-    assert np.array_equal(load_image(tmp_path / "deep.png", 1), expected)
-    assert np.array_equal(load_image(tmp_path / "deep.png", 3), np.repeat(expected, 3, 2))
+def test_load_image_gives_an_images_own_values(tmp_path):
+    values = np.arange(0, 65536, 64, dtype=np.uint16).reshape(32, 32, 1)
+    Image.fromarray(values[..., 0]).save(tmp_path / "deep.png")
+    for channels, expected in ((1, values), (3, np.repeat(values, 3, 2)), (None, values)):
+        pixels = load_image(tmp_path / "deep.png", channels)
+        assert pixels.dtype == np.uint16 and np.array_equal(pixels, expected)
+
+
+RAMP = np.linspace(0, 1, 96 * 96).reshape(96, 96)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize(
+    "pixels",
+    [
+        (RAMP * 65535).astype("uint16"),
+        (RAMP * 4095).astype("uint16"),
+        (RAMP * 65535).astype("int32"),
+        (RAMP * 4000 - 1000).astype("int32"),
+        RAMP.astype("float32"),
+        (RAMP * 65535).astype("float32"),
+    ],
+    ids=lambda pixels: f"{pixels.dtype}-{pixels.max():g}",
+)
+def test_no_level_of_a_deep_image_is_lost(tmp_path, pixels, channels):
+    Image.fromarray(pixels).save(tmp_path / "deep.tif")
+    loaded = load_image(tmp_path / "deep.tif", channels)
+    assert loaded.dtype == pixels.dtype
+    assert np.array_equal(loaded, np.repeat(pixels[..., None], channels, 2))
+
+
+def test_deep_colour_is_made_grey_in_float32(tmp_path):
+    np.save(tmp_path / "colour.npy", np.array([[[1000, 2000, 3000]]], np.uint16))
+    grey = load_image(tmp_path / "colour.npy", 1)
+    assert grey.dtype == np.float32
+    np.testing.assert_allclose(grey, 0.299 * 1000 + 0.587 * 2000 + 0.114 * 3000, rtol=1e-6)
+
+
+def test_what_is_transparent_shows_the_background(tmp_path):
+    """200 with alpha 51/255 on black is 40; on 100, 120."""
+    pixels = np.array([[[200, 0, 10, 51], [7, 8, 9, 255], [1, 2, 3, 0]]], np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "alpha.png")
+    black = load_image(tmp_path / "alpha.png")
+    assert black.dtype == np.uint8 and black.tolist() == [[[40, 0, 2], [7, 8, 9], [0, 0, 0]]]
+    light = load_image(tmp_path / "alpha.png", background=(100, 0, 255))
+    assert light.tolist() == [[[120, 0, 206], [7, 8, 9], [100, 0, 255]]]
+    with pytest.raises(ValueError, match="`background`"):
+        load_image(tmp_path / "alpha.png", background=(1, 2))
+
+
+def test_bands_are_loaded_as_they_are_or_refused(tmp_path):
+    bands = np.arange(5 * 4 * 12, dtype=np.int16).reshape(5, 4, 12)
+    np.save(tmp_path / "bands.npy", bands)
+    for channels in (12, None):
+        assert np.array_equal(load_image(tmp_path / "bands.npy", channels), bands)
+    for channels in (1, 3, 4):
+        with pytest.raises(ValueError, match="`channels`"):
+            load_image(tmp_path / "bands.npy", channels)
 
 
 def test_plain_jpeg_refuses_what_is_cut_or_garbled(picture):
@@ -157,9 +211,10 @@ def test_load_image_names_the_file(tmp_path, content):
         load_image(tmp_path / "missing.png")
 
 
-def test_load_image_refuses_other_channels(tmp_path):
+@pytest.mark.parametrize("channels", [0, -1, 2.5, "3"])
+def test_load_image_refuses_other_channels(tmp_path, channels):
     with pytest.raises(ValueError, match="`channels`"):
-        load_image(tmp_path / "any.png", channels=4)
+        load_image(tmp_path / "any.png", channels=channels)
 
 
 def odd_files(folder, picture):

@@ -144,12 +144,13 @@ def test_twins_of_low_white_and_low_black_are_one_picture(signed):
     assert np.array_equal(black[..., 0], 2 * other - 100)
 
 
-def test_a_modality_table_is_looked_up():
+@pytest.mark.parametrize("bits, entries", [(16, [100, 300, 200, 5]), (8, [100, 30, 200, 5])])
+def test_a_modality_table_is_looked_up(bits, entries):
     table = Dataset()
-    table.LUTDescriptor, table.ModalityLUTType = [4, 10, 16], "US"
-    table.add_new("LUTData", "US", [100, 300, 200, 5])
+    table.LUTDescriptor, table.ModalityLUTType = [4, 10, bits], "US"
+    table.add_new("LUTData", "US", entries)
     image = dataset(np.array([[10, 11], [12, 13]], np.uint16), ModalityLUTSequence=[table])
-    assert np.array_equal(pixels_of(write(image))[..., 0], [[100, 300], [200, 5]])
+    assert pixels_of(write(image)).ravel().tolist() == entries
 
 
 @pytest.mark.parametrize("kind, padding", [("SS", -2000), ("US", 63536)])

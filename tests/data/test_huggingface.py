@@ -1,5 +1,8 @@
 """Data sets that the real `datasets` library wrote, opened without the network."""
 
+import socket
+import sys
+
 import numpy as np
 import pytest
 from source_checks import png
@@ -129,7 +132,7 @@ def test_lists_of_classes_are_several_labels(tmp_path):
     kind = datasets.Sequence(datasets.ClassLabel(names=NAMES))
     source = load_source(saved(tmp_path / "x", table([[0, 2], [], None, [1]], kind=kind)))
     assert source.multi_label and source.class_names == NAMES
-    assert source.labels().tolist() == [[1, 0, 1], [0, 0, 0], [255] * 3, [0, 1, 0]]
+    assert source.record_labels().tolist() == [[1, 0, 1], [0, 0, 0], [255] * 3, [0, 1, 0]]
     assert source.read(0)[1] is None
 
 
@@ -168,19 +171,21 @@ def test_a_label_that_is_an_image_is_not_loaded(tmp_path):
 
 
 def test_a_name_of_the_hub_is_looked_for_in_the_cache_only(monkeypatch):
-    import socket
+    asked = []
 
-    def refuse(*_):
-        raise AssertionError("the network was asked")
+    def refuse(*arguments, **_):
+        asked.append(arguments)
+        raise OSError("the network was asked")
 
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
     monkeypatch.setattr(socket.socket, "connect", refuse)
     with pytest.raises(ValueError, match="`dataset`.*cache.*no/such_data_set"):
         load_source("huggingface:no/such_data_set")
-    assert datasets.config.HF_HUB_OFFLINE is False
+    assert asked == [] and datasets.config.HF_HUB_OFFLINE is False
 
 
 def test_without_the_library_the_extra_is_named(monkeypatch, tmp_path):
-    monkeypatch.setitem(__import__("sys").modules, "datasets", None)
+    monkeypatch.setitem(sys.modules, "datasets", None)
     with pytest.raises(ValueError, match=r"keras_mae\[huggingface\]"):
         load_source(f"huggingface:{tmp_path}")
 

@@ -91,6 +91,20 @@ def test_alpha_is_kept_and_what_cannot_be_seen_colours_nothing():
     assert np.abs(small[seen][:, :3] - (200, 100, 50)).max() <= 8
 
 
+def test_alpha_of_16_bits_is_kept_with_its_levels():
+    import tensorflow as tf
+
+    ramp = np.arange(40 * 40, dtype=np.uint16).reshape(40, 40)
+    pixels = np.stack([ramp, 2 * ramp, 3 * ramp, np.full_like(ramp, 65535)], axis=-1)
+    pixels[:20, :20, 3] = 0
+    data = packed_bytes(tf.io.encode_png(pixels).numpy(), 20)
+    small = tf.io.decode_png(data, dtype=tf.uint16).numpy().astype(int)
+    assert small.shape == (20, 20, 4) and small[..., 3].max() == 65535
+    seen = small[12:, 12:]
+    assert len(np.unique(seen[..., 0])) == seen[..., 0].size
+    assert np.abs(seen[..., 1] - 2 * seen[..., 0]).max() <= 2
+
+
 @pytest.mark.parametrize("dtype", ["uint16", "int16", "float32"])
 @pytest.mark.parametrize("channels", [1, 3, 12])
 def test_above_8_bits_nothing_is_quantised(dtype, channels):

@@ -118,9 +118,9 @@ def test_several_labels_by_a_separator(make):
     source = load_source(spec, label_separator="|")
     assert source.multi_label and source.class_names == ["a", "b", "c"]
     expected = [[1, 1, 0], [1, 0, 0], [255, 255, 255], [0, 1, 1]]
-    assert source.labels().tolist() == expected and source.labels().dtype == np.uint8
+    assert source.record_labels().tolist() == expected and source.record_labels().dtype == np.uint8
     assert source.read(0) == (png(0), None)
-    assert source.subset([3]).labels().tolist() == [[0, 1, 1]]
+    assert source.subset([3, 2]).labels().tolist() == [[0, 1, 1], [-1, -1, -1]]
 
 
 def test_several_columns_of_0_and_1(make):
@@ -128,7 +128,7 @@ def test_several_columns_of_0_and_1(make):
     spec = make([*rows, ["2.png", "", ""]], head)
     source = load_source(spec, label_column="dog, cat")
     assert source.class_names == ["dog", "cat"] and source.multi_label
-    assert source.labels().tolist() == [[0, 1], [1, 0], [255, 255]]
+    assert source.record_labels().tolist() == [[0, 1], [1, 0], [255, 255]]
     for fault in ("2", "-1", ""):
         with pytest.raises(ValueError, match="`dataset`.*'dog'.* row 4"):
             load_source(make([*rows, ["2.png", "1", fault]], head), label_column="cat,dog")
@@ -216,7 +216,7 @@ def test_a_parquet_table(tmp_path, make):
     columns["label"] = [["b"], ["a", "b"], None]
     parquet.write_table(pyarrow.table(columns), tmp_path / "t.parquet")
     source = load_source(f"table:{tmp_path}/t.parquet")
-    assert source.labels().tolist() == [[0, 1], [1, 1], [255, 255]]
+    assert source.record_labels().tolist() == [[0, 1], [1, 1], [255, 255]]
     (tmp_path / "t.parquet").write_bytes(b"PAR1 nothing PAR1")
     with pytest.raises(ValueError, match="`dataset`"):
         load_source(f"table:{tmp_path}/t.parquet")

@@ -163,15 +163,22 @@ def test_names_and_what_is_held_out_are_the_sources(make_classes, tmp_path):
     assert [packed.record_bytes(i) for i in (0, 119)] == [len(source.read(i)[0]) for i in (0, 119)]
 
 
+def test_packed_twice_the_files_are_the_same(make_classes, tmp_path):
+    source = load_source(f"folder:{make_classes(5, 5)}")
+    for name in ("one", "two"):
+        tfrecords.write_tfrecords(source, tmp_path / f"{name}/x")
+    for path in (tmp_path / "one").iterdir():
+        assert path.read_bytes() == (tmp_path / "two" / path.name).read_bytes()
+
+
 def test_what_is_never_parted_stays_together(tmp_path):
     source = load_source("photos")
     few = source.subset(np.arange(0, source.num_examples, 32))
-    packed = pack(few, tmp_path)
+    packed = pack(few, tmp_path, shorter_side=8)
     assert packed.num_examples == few.num_examples
     assert packed.default_holdout == 0.2 and packed.augmentation == "crop"
     assert held_out(packed) == held_out(few)
-    pixels = np.asarray(Image.open(io.BytesIO(packed.read(1)[0])))
-    assert np.array_equal(pixels, few.image_reader()(np.int64(few.indices[1])))
+    assert Image.open(io.BytesIO(packed.read(1)[0])).size == (8, 8)
 
 
 def test_pixels_in_memory_are_packed_without_loss(mnist, tmp_path):

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from PIL import Image
+from pillow_oracle import read_with_pillow
 
 from keras_mae.data import eval_dataset, load_source
-from keras_mae.data.decode import read_with_pillow
 from keras_mae.export.image_bytes import decode_image, pixels_of_bytes
 
 pytestmark = pytest.mark.export

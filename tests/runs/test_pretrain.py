@@ -1,3 +1,4 @@
+import dataclasses
 import json
 
 import keras
@@ -206,3 +207,73 @@ def test_averaged_weights_are_validated_and_kept(no_figures, tmp_path):
     assert max(moved) > 1e-4
     lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
     assert json.loads(lines[-1])["val_loss"] == pytest.approx(results["heldout_loss"], rel=1e-6)
+
+
+@pytest.mark.slow
+def test_a_run_starts_from_weights_and_holds_the_encoder(small_preset, no_figures, tmp_path):
+    few = {"steps": 4, "batch_size": 16, "jit": False, "probe": False}
+    pretrain(PretrainSettings(output_dir=str(tmp_path / "first"), seed=1, **few))
+    given = keras.models.load_model(tmp_path / "first/mae.keras", compile=False)
+    settings = PretrainSettings(
+        init=str(tmp_path / "first"),
+        output_dir=str(tmp_path / "second"),
+        freeze_encoder_steps=4,
+        **few,
+    )
+    pretrain(settings)
+    trained = keras.models.load_model(tmp_path / "second/mae.keras", compile=False)
+    for old, new in zip(given.encoder.weights, trained.encoder.weights, strict=True):
+        np.testing.assert_array_equal(old, new)
+    moved = [
+        not np.array_equal(old, new)
+        for old, new in zip(given.decoder.weights, trained.decoder.weights, strict=True)
+    ]
+    assert sum(moved) > len(moved) // 2
+    config = json.loads((tmp_path / "second/config.json").read_text())
+    assert config["run"]["init_digest"] and config["adapted"] == []
+    # Another start is another run.
+    with pytest.raises(ValueError, match="init_digest"):
+        pretrain(dataclasses.replace(settings, init=str(tmp_path / "second")))
+    # One step more, and the encoder moves too.
+    free = dataclasses.replace(settings, freeze_encoder_steps=3, output_dir=str(tmp_path / "third"))
+    pretrain(free)
+    trained = keras.models.load_model(tmp_path / "third/mae.keras", compile=False)
+    assert not np.array_equal(
+        given.encoder.blocks[0].weights[2], trained.encoder.blocks[0].weights[2]
+    )
+
+
+@pytest.mark.slow
+def test_a_second_leg_that_is_cut_ends_as_one_that_is_not(small_preset, no_figures, tmp_path):
+    few = {"steps": 6, "batch_size": 16, "jit": False, "probe": False, "checkpoint_steps": 2}
+
+    class Cut(keras.callbacks.Callback):
+        def __init__(self, step):
+            super().__init__()
+            self.left = step
+
+        def on_train_batch_end(self, batch, logs=None):
+            self.left -= 1
+            if not self.left:
+                raise RuntimeError("cut")
+
+    for name, callbacks in (("whole", []), ("cut", [Cut(3)])):
+        settings = PretrainSettings(output_dir=str(tmp_path / name), **few)
+        pretrain(settings)
+        first = (tmp_path / name / "metrics.jsonl").read_bytes()
+        longer = dataclasses.replace(settings, extend_steps=6)
+        if callbacks:
+            with pytest.raises(RuntimeError, match="cut"):
+                pretrain(longer, callbacks)
+        results = pretrain(longer)
+        assert results["total_steps"] == 12
+        assert (tmp_path / name / "metrics.jsonl").read_bytes().startswith(first)
+        assert (tmp_path / name / "leg_1/mae.keras").exists()
+        assert pretrain(longer) == results  # nothing is left to do
+        assert pretrain(settings) == results
+    whole, cut = (
+        keras.models.load_model(tmp_path / name / "mae.keras", compile=False).get_weights()
+        for name in ("whole", "cut")
+    )
+    for a, b in zip(whole, cut, strict=True):
+        np.testing.assert_array_equal(a, b)

@@ -92,14 +92,13 @@ def facts(file: AnyPath | bytes) -> Facts:
     is_palette = str(dataset.PhotometricInterpretation) == "PALETTE COLOR"
     channels = 3 if is_palette else int(dataset.SamplesPerPixel)
     if is_palette:
-        is_byte = int(dataset.RedPaletteColorLookupTableDescriptor[2]) <= 8
+        is_byte = dataset.RedPaletteColorLookupTableDescriptor[2] == 8
+    elif channels == 1 and dataset.get("ModalityLUTSequence"):
+        is_byte = dataset.ModalityLUTSequence[0].LUTDescriptor[2] == 8
     else:
-        is_whole = channels > 1 or (
-            "ModalityLUTSequence" not in dataset and _rescale(dataset) == (1.0, 0.0)
-        )
-        is_byte = dataset.BitsAllocated == 1 or (
-            is_whole and dataset.BitsAllocated == 8 and not dataset.get("PixelRepresentation")
-        )
+        is_byte = dataset.BitsAllocated == 8 and not dataset.get("PixelRepresentation")
+        is_byte = is_byte and (channels > 1 or _rescale(dataset) == (1.0, 0.0))
+    is_byte = is_byte or dataset.BitsAllocated == 1
     return Facts(int(dataset.Rows), int(dataset.Columns), channels, bool(is_byte))
 
 
@@ -218,10 +217,10 @@ def _in_units(values: np.ndarray, span: tuple[int, int], dataset: "Dataset") -> 
         result = values.astype(np.int64) * int(slope) + int(intercept)
         # By what the header allows, not by what is there: the same in all files of a scanner.
         return result.astype(next(kind for kind in _WHOLE if _holds(kind, ends)))
-    result = values.astype(np.float64) * slope + intercept
     # float32 only where it tells one level from the next.
-    single = np.spacing(np.float32(max(map(abs, ends)))) < abs(slope) / 4
-    return result.astype(np.float32) if single else result
+    is_fine = np.spacing(np.float32(max(map(abs, ends)))) < abs(slope) / 4
+    floats = values.astype(np.float64) * slope + intercept
+    return floats.astype(np.float32) if is_fine else floats
 
 
 def _holds(dtype: str, ends: list[float]) -> bool:

@@ -3,7 +3,7 @@
 import io
 import math
 import zipfile
-from typing import BinaryIO
+from typing import IO
 
 import numpy as np
 
@@ -31,8 +31,8 @@ def decode(data: bytes) -> Decoded:
             with zipfile.ZipFile(file) as archive:
                 member = _member(archive)
                 with archive.open(member) as opened:
-                    return Decoded(_read(opened, member.file_size))
-        return Decoded(_read(file, len(data)))
+                    return Decoded(_read(opened))
+        return Decoded(_read(file))
 
 
 def facts(file: AnyPath | bytes) -> Facts:
@@ -64,7 +64,7 @@ def _is_array(info: zipfile.ZipInfo) -> bool:
     return info.filename.endswith(".npy")
 
 
-def _header(file: BinaryIO) -> tuple[tuple[int, int, int], bool, np.dtype]:
+def _header(file: IO[bytes]) -> tuple[tuple[int, int, int], bool, np.dtype]:
     """Read the header of an array: its shape `(H, W, C)`, whether in Fortran's order, its dtype."""
     version = np.lib.format.read_magic(file)
     if version == (1, 0):
@@ -84,17 +84,14 @@ def _header(file: BinaryIO) -> tuple[tuple[int, int, int], bool, np.dtype]:
     return (height, width, channels), is_fortran, dtype
 
 
-def _read(file: BinaryIO, num_bytes: int) -> np.ndarray:
-    """Read an array from a file of so many bytes; no memory is taken for more than these."""
+def _read(file: IO[bytes]) -> np.ndarray:
+    """Read an array; no memory is taken for more bytes than there are."""
     shape, is_fortran, dtype = _header(file)
     size = math.prod(shape) * dtype.itemsize
-    if file.tell() + size > num_bytes:
-        raise ValueError(f"an array must be whole: {shape} {dtype} is more than {num_bytes} bytes")
     content = file.read(size)
     if len(content) != size:
         raise ValueError(f"an array must be whole: {len(content)} of {size} bytes are there")
-    order = "F" if is_fortran else "C"
-    pixels = np.frombuffer(content, dtype).reshape(shape, order=order)
+    pixels = np.frombuffer(content, dtype).reshape(shape, order="F" if is_fortran else "C")
     if dtype == np.bool_:
         return pixels.view(np.uint8).astype(bool) * np.uint8(255)
     return np.ascontiguousarray(pixels, dtype.newbyteorder("="))

@@ -3,6 +3,7 @@
 import contextlib
 import io
 import re
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -22,8 +23,9 @@ from keras_mae.types import AnyPath
 ORIENTATION = 0x0112
 _GREY = ("1", "L", "LA", "La", "I", "F")
 _WITH_ALPHA = ("LA", "La", "PA", "RGBA", "RGBa")
-# Formats whose number of frames is known without decoding them.
-_COUNTED = ("AVIF", "GIF", "MPO", "PNG", "WEBP")
+# Formats whose number of frames is known without decoding them. What follows the photograph in an
+# MPO, a camera's JPEG, is a preview or a map of its brightness.
+_COUNTED = ("AVIF", "GIF", "PNG", "WEBP")
 
 
 def decode(data: bytes, frame: int = 0) -> Decoded:
@@ -118,7 +120,7 @@ def _stored(image: Image.Image, data: bytes) -> tuple[np.ndarray, np.ndarray | N
     return pixels.reshape(*pixels.shape[:2], -1), alpha
 
 
-def _alpha_of(image: Image.Image, hidden: object, data: bytes) -> np.ndarray | None:
+def _alpha_of(image: Image.Image, hidden: Any, data: bytes) -> np.ndarray | None:
     """Return the alpha that a transparent colour, or a palette's alphas, make.
 
     Args:
@@ -134,8 +136,10 @@ def _alpha_of(image: Image.Image, hidden: object, data: bytes) -> np.ndarray | N
         return scaled_alpha(table[np.asarray(image)], 255)
     pixels = np.asarray(image.convert("L") if image.mode == "1" else image)
     colour = np.asarray(hidden, np.int64)
-    if image.format == "PNG" and image.mode in ("1", "L") and data[24] < 8:
-        # In the file's own depth of 1, 2 or 4 bits, which Pillow stretches to 8.
+    if image.mode == "1":
+        colour = np.where(colour > 0, 255, 0)
+    elif image.format == "PNG" and image.mode == "L" and data[24] < 8:
+        # In the file's own depth of 2 or 4 bits; Pillow has stretched the pixels to 8.
         colour = colour * (255 // (2 ** data[24] - 1))
     is_hidden = (pixels.reshape(*pixels.shape[:2], -1) == colour).all(axis=-1)
     return scaled_alpha(~is_hidden)
@@ -145,7 +149,8 @@ def _lost_depth(image: Image.Image, data: bytes) -> int:
     """Return the bits of a sample where Pillow would cut them to 8, or stretch them; else 0."""
     if image.format in ("JPEG2000", "AVIF"):
         return _depth_of(data)
-    codec, arguments = (image.tile[0][0], image.tile[0][3]) if image.tile else ("", ())
+    tiles = getattr(image, "tile", None) or [("", None, 0, ())]
+    codec, arguments = tiles[0][0], tiles[0][3]
     if image.format == "PPM" and codec in ("ppm", "ppm_plain") and image.mode != "1":
         highest = arguments[-1]
         return int(highest).bit_length() if highest > 255 else 0

@@ -5,10 +5,18 @@ import dataclasses
 import numpy as np
 
 from keras_mae.data.decoders import pillow
-from keras_mae.data.decoders.base import Decoded, Facts, check_size, scaled_alpha, turn
+from keras_mae.data.decoders.base import (
+    Decoded,
+    Facts,
+    check_size,
+    open_file,
+    scaled_alpha,
+    turn,
+)
 from keras_mae.types import AnyPath
 
-_CHANNELS = {"I": 1, "I;16": 1, "LA": 2, "RGB": 3, "RGBA": 4}
+# By the colour type of the header: grey, RGB, grey and alpha, RGB and alpha.
+_CHANNELS = {0: 1, 2: 3, 4: 2, 6: 4}
 
 
 def is_deep(head: bytes) -> bool:
@@ -28,7 +36,9 @@ def decode(data: bytes) -> Decoded:
         Exception: whatever Pillow or TensorFlow raises.
     """
     with pillow.open_image(data) as image:
-        channels = _CHANNELS[image.mode]
+        image.verify()  # all checksums: TensorFlow would write a line of its own for each such file
+    with pillow.open_image(data) as image:
+        channels = _CHANNELS[data[25]]
         check_size(image.height, image.width, 2 * channels)
         hidden = image.info.get("transparency")
         frames = pillow.num_frames(image)
@@ -38,7 +48,7 @@ def decode(data: bytes) -> Decoded:
     import tensorflow as tf
 
     with tf.device("CPU:0"):
-        samples = tf.io.decode_png(data, channels=channels, dtype=tf.uint16).numpy()
+        samples = tf.io.decode_png(data, channels=0, dtype=tf.uint16).numpy()
     samples, alpha = turn(samples, orientation), None
     if channels in (2, 4):
         samples, alpha = samples[..., :-1], scaled_alpha(samples[..., -1], 65535)
@@ -50,4 +60,6 @@ def decode(data: bytes) -> Decoded:
 
 def facts(file: AnyPath | bytes) -> Facts:
     """Return what the beginning of a file says. Only there is an orientation looked for."""
-    return dataclasses.replace(pillow.facts(file), is_byte=False)
+    with open_file(file) as opened:
+        channels = _CHANNELS[opened.read(26)[25]]
+    return dataclasses.replace(pillow.facts(file), channels=1 if channels < 3 else 3, is_byte=False)

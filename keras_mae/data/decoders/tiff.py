@@ -2,7 +2,8 @@
 
 import io
 import math
-from collections.abc import Iterable
+import operator
+from collections.abc import Sequence
 from typing import Any
 from xml.etree import ElementTree
 
@@ -30,7 +31,9 @@ _KINDS = (
     *("avs", "bif", "eer", "fluoview", "indica", "lsm", "mdgel", "mmstack", "ndpi", "ndtiff"),
     *("nih", "ome", "philips", "qpi", "scanimage", "scn", "sis", "stk", "svs"),
 )
-_FLAGS = {f"is_{kind}": False for kind in _KINDS if kind in tifffile.TIFF.FILE_FLAGS}
+_FLAGS: dict[str, Any] = {
+    f"is_{kind}": False for kind in _KINDS if kind in tifffile.TIFF.FILE_FLAGS
+}
 # PhotometricInterpretation.
 _WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB, _PALETTE, _SEPARATED = 0, 1, 2, 3, 5
 # Colours that Pillow converts, of 8 bits: YCbCr, CIELAB, ICCLAB, ITULAB.
@@ -57,14 +60,15 @@ def decode(data: bytes) -> Decoded:
     with tifffile.TiffFile(io.BytesIO(data), **_FLAGS) as tif:
         planes, frames = _planes(tif)
         page = planes[0]
+        _check_pixels(page, len(planes))
         if _is_for_pillow(page):
             decoded = pillow.decode(data, page.index)
             decoded.frames = frames
             return decoded
         try:
             parts = [_decode_page(plane) for plane in planes]
-        except _CodecMissing as missing:
-            decoded = _without_codecs(data, page, missing)
+        except _CodecMissing as error:
+            decoded = _without_codecs(data, page, error)
             decoded.frames = frames
             return decoded
     orientation = _tag(page, _ORIENTATION, 1)
@@ -83,8 +87,8 @@ def facts(file: AnyPath | bytes) -> Facts:
     with open_file(file) as opened, tifffile.TiffFile(opened, **_FLAGS) as tif:
         planes, _ = _planes(tif)
         page = planes[0]
+        _check_pixels(page, len(planes))
         height, width = page.imagelength, page.imagewidth
-        check_size(height, width)
         if _tag(page, _ORIENTATION, 1) in (5, 6, 7, 8):
             height, width = width, height
         if _is_for_pillow(page):
@@ -100,7 +104,7 @@ def facts(file: AnyPath | bytes) -> Facts:
 
 
 class _CodecMissing(ValueError):
-    """A compression that only imagecodecs reads, where that is not installed."""
+    """A compression that tifffile does not read: imagecodecs would, or Pillow does."""
 
 
 class _Plane:
@@ -123,8 +127,10 @@ class _Plane:
 
 def _planes(tif: tifffile.TiffFile) -> tuple[list[Any], int]:
     """Return the pages that together are the first image, a band or more each, and its frames."""
-    pages = _full_pages(tif)
+    pages, is_whole = _full_pages(tif)
     first = pages[0]
+    if not is_whole:
+        return [first], len(pages)
     try:
         description = first.description
         if description[-8:].strip().endswith("OME>"):
@@ -138,17 +144,28 @@ def _planes(tif: tifffile.TiffFile) -> tuple[list[Any], int]:
     return [first], len(pages)
 
 
-def _full_pages(tif: tifffile.TiffFile) -> list[tifffile.TiffPage]:
-    """Return the pages that are images of their own: no thumbnails, overviews, or masks."""
-    pages = []
+def _full_pages(tif: tifffile.TiffFile) -> tuple[list[Any], bool]:
+    """Return the pages that are images of their own, and whether the list of pages is sound.
+
+    Thumbnails, overviews and masks are none. A page may name one before it as the next.
+    """
+    pages: list[Any] = []
+    offsets: set[int] = set()
+    page: Any
+    is_whole = True
     try:
         for page in tif.pages:
+            if page.offset in offsets:
+                is_whole = False
+                break
+            offsets.add(page.offset)
             if not page.is_reduced and not page.is_mask:
                 pages.append(page)
     except Exception:  # a later page may be broken
         if not pages:
             raise
-    return pages or [tif.pages[0]]
+        is_whole = False
+    return pages or [tif.pages[0]], is_whole
 
 
 def _described_planes(tif: tifffile.TiffFile, pages: list[Any]) -> tuple[list[Any], int]:
@@ -164,10 +181,10 @@ def _described_planes(tif: tifffile.TiffFile, pages: list[Any]) -> tuple[list[An
     if "C" not in axes or first.index != 0:
         return [first], max(num_planes, len(pages))
     band_axis = axes.index("C")
-    step = math.prod(shape[band_axis + 1 :])
-    numbers = [step * band for band in range(shape[band_axis])]
-    frames = num_planes // len(numbers)
-    check_size(first.imagelength, first.imagewidth, first.nbytes * len(numbers))
+    step, num_bands = math.prod(shape[band_axis + 1 :]), shape[band_axis]
+    _check_pixels(first, num_bands)
+    numbers = range(0, step * num_bands, step)
+    frames = num_planes // num_bands
     if len(tif.pages) == 1 and num_planes > 1:
         return [_Plane(first, number) for number in numbers], frames
     return [pages[number] for number in numbers], frames
@@ -258,17 +275,16 @@ def _read(page: Any) -> np.ndarray:
             f"{page.photometric!r} of {page.bitspersample} bits and {page.samplesperpixel} samples "
             "cannot be converted to RGB"
         )
-    itemsize = np.dtype(page.dtype).itemsize
-    depth = max(page.imagedepth, 1)
-    check_size(page.imagelength, page.imagewidth, page.samplesperpixel * depth * itemsize)
     if page.is_tiled:
+        itemsize = np.dtype(page.dtype).itemsize
         per_pixel = itemsize * (page.samplesperpixel if page.planarconfig == 1 else 1)
-        check_size(page.tilelength, page.tilewidth, per_pixel * max(page.tiledepth, 1))
+        height, width = operator.index(page.tilelength), operator.index(page.tilewidth)
+        check_size(height, width, per_pixel * max(operator.index(page.tiledepth), 1))
     _check_whole(page)
     try:
         samples = page.asarray(maxworkers=1)
     except (ValueError, NotImplementedError) as error:
-        if "imagecodecs" in str(error):
+        if "imagecodecs" in str(error) or "not supported" in str(error):
             raise _CodecMissing(str(error)) from error
         raise
     axes = page.axes
@@ -279,6 +295,15 @@ def _read(page: Any) -> np.ndarray:
     if "S" in axes:
         return np.moveaxis(samples, axes.index("S"), -1)
     return samples[..., np.newaxis]
+
+
+def _check_pixels(page: Any, num_planes: int) -> None:
+    """Refuse too many pixels, by the tags, before memory is taken for them."""
+    itemsize = 1 if page.dtype is None else np.dtype(page.dtype).itemsize
+    # A damaged tag may be a tuple, and a tuple times a number a longer tuple.
+    height, width = operator.index(page.imagelength), operator.index(page.imagewidth)
+    samples = operator.index(page.samplesperpixel) * max(operator.index(page.imagedepth), 1)
+    check_size(height, width, samples * num_planes * itemsize)
 
 
 def _check_whole(page: Any) -> None:
@@ -380,18 +405,18 @@ def _in_dtype(values: np.ndarray, dtype: np.dtype, highest: float) -> np.ndarray
 
 
 def _without_codecs(data: bytes, page: Any, missing: Exception) -> Decoded:
-    """Decode with Pillow where it reads the same pixels, of 8 bits."""
+    """Decode with Pillow where it reads the same pixels, of 8 bits or one."""
     kinds = {_WHITE_IS_ZERO: 1, _BLACK_IS_ZERO: 1, _RGB: 3, _PALETTE: 1}
     colours = kinds.get(page.photometric)
     extras = tuple(page.extrasamples)
-    is_exact = page.bitspersample == 8 and page.dtype == np.uint8
+    is_exact = page.dtype in (np.bool_, np.uint8) and page.bitspersample in (1, 8)
     is_exact = is_exact and page.samplesperpixel - len(extras) == colours
     if not is_exact or extras not in ((), (_UNASSOCIATED,)) or _tag(page, _GDAL_NODATA, ""):
-        raise needs_extra(f"this TIFF ({missing})") from missing
+        raise needs_extra(f"this TIFF ({missing})") if "imagecodecs" in str(missing) else missing
     return pillow.decode(data, page.index)
 
 
-def _of_each(where: np.ndarray, pixels: np.ndarray) -> np.ndarray:
+def _of_each(where: Any, pixels: np.ndarray) -> np.ndarray:
     return np.broadcast_to(where[..., np.newaxis], pixels.shape)
 
 
@@ -401,4 +426,4 @@ def _missing_of(part: Decoded) -> np.ndarray:
 
 def _tag(page: Any, code: int, default: Any) -> Any:
     value = page.tags.valueof(code, default)
-    return value[0] if isinstance(value, Iterable) and not isinstance(value, str) else value
+    return value[0] if isinstance(value, Sequence) and not isinstance(value, str) else value

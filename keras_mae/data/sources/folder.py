@@ -6,7 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from keras_mae.data.decode import header_size
+from keras_mae.data.decode import image_facts
+from keras_mae.data.decoders.base import Facts
 from keras_mae.data.listing import names
 from keras_mae.data.listing.ranges import read_file, read_range
 from keras_mae.data.listing.tree import read_tree
@@ -70,8 +71,8 @@ class Folder(EncodedSource):
         except OSError:
             return None
 
-    def record_size(self, record: int) -> tuple[int, int] | None:
-        return header_size(self.path(record))
+    def record_facts(self, record: int) -> Facts:
+        return image_facts(self.path(record))
 
     def read(self, record: int) -> tuple[Any, int | None]:
         label = None if self._labels is None else int(self._labels[record])

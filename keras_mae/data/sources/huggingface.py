@@ -55,7 +55,7 @@ class HuggingFace(EncodedSource):
             )
         library = _import()
         tables = _load(library, name, self._shown)
-        self._where, notes = name, []
+        self._where, notes = name, list[str]()
         parts, own_parts = self._choose(library, tables, split, notes)
         features = parts[0][1].features
         for part, table, *_ in parts:
@@ -135,7 +135,7 @@ class HuggingFace(EncodedSource):
         self._bytes, self._paths, lengths = [], [], []
         splits, rows = [], []
         for name, table, start, end in parts:
-            column = table.data.column(self._image_column).slice(start, end - start)
+            column = self._column(table, self._image_column, start, end)
             for chunk in column.chunks:
                 lengths.append(len(chunk))
                 self._bytes.append(chunk.field("bytes"))
@@ -145,6 +145,18 @@ class HuggingFace(EncodedSource):
         self._starts = np.cumsum([0, *lengths])
         self._splits, self._rows = splits, rows
         self._split_starts = np.cumsum([0] + [end - start for start, end in rows])
+
+    def _column(self, table, name, start, end):
+        """Rows of a column, checked: Arrow takes places from a damaged file as they are."""
+        column = table.data.column(name).slice(start, end - start)
+        try:
+            column.validate(full=True)
+        except Exception as error:
+            raise ValueError(
+                f"`dataset` must be a whole table. Received: {self._shown}, where column {name!r} "
+                f"is damaged ({error})"
+            ) from error
+        return column
 
     def _read_labels(self, library, features, parts, given):
         if given is not None and given not in features:
@@ -170,7 +182,7 @@ class HuggingFace(EncodedSource):
             )
         values: list[Any] = []
         for _, table, start, end in parts:
-            values += table.data.column(column).slice(start, end - start).to_pylist()
+            values += self._column(table, column, start, end).to_pylist()
         if kind is not None:
             self._take_class_numbers(values, list(kind.names), column)
         else:
@@ -236,8 +248,8 @@ class HuggingFace(EncodedSource):
             if path is None:
                 raise ValueError("the table has no image here")
             data = read_file(path)
-        alone = self._labels is not None and not self.multi_label
-        return data, int(self._labels[record]) if alone else None
+        labels = None if self.multi_label else self._labels
+        return data, None if labels is None else int(labels[record])
 
 
 def _class_label(library, kind):

@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from keras_mae.data.decode import header_size
+from keras_mae.data.decode import image_facts
+from keras_mae.data.decoders.base import Facts
 from keras_mae.data.listing import labels as numbering
 from keras_mae.data.listing.ranges import read_file
 from keras_mae.data.listing.tree import SPLITS
@@ -209,12 +210,12 @@ class Table(EncodedSource):
         except OSError:
             return None
 
-    def record_size(self, record: int) -> tuple[int, int] | None:
-        return header_size(self.path(record))
+    def record_facts(self, record: int) -> Facts:
+        return image_facts(self.path(record))
 
     def read(self, record: int) -> tuple[Any, int | None]:
-        alone = self._labels is not None and not self.multi_label
-        return read_file(self.path(record)), int(self._labels[record]) if alone else None
+        labels = None if self.multi_label else self._labels
+        return read_file(self.path(record)), None if labels is None else int(labels[record])
 
 
 def _is_label(value):

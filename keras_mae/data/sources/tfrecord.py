@@ -157,8 +157,19 @@ def _indexes(paths):
             if index is not None:
                 indexes[file] = index
                 for name, shard in index["shards"].items():
+                    _check_shard(shard, file)
                     found[os.path.join(folder, name)] = file, shard
     return indexes, found
+
+
+def _check_shard(shard, file):
+    """Raise a ValueError unless an index says of a file what every version of it has said."""
+    is_sound = isinstance(shard, dict) and isinstance(shard.get("offsets"), list)
+    labels = shard.get("labels", ()) if is_sound else ()
+    if not is_sound or (labels is not None and len(labels) != len(shard["offsets"]) - 1):
+        raise ValueError(
+            f"`dataset` must have an index that is whole. Received: {printable(file)}, damaged"
+        )
 
 
 def _index_files(folder):

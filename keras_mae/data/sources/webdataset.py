@@ -91,8 +91,8 @@ class WebDataset(EncodedSource):
         data = read_range(self.shards[self._shard[record]], self._starts[record], size)
         if len(data) < size:
             raise ValueError(f"the shard ends {size - len(data)} bytes before the image does")
-        alone = self._labels is not None and not self.multi_label
-        return data, int(self._labels[record]) if alone else None
+        labels = None if self.multi_label else self._labels
+        return data, None if labels is None else int(labels[record])
 
 
 def _find(pattern, shown):
