@@ -79,12 +79,13 @@ class _Forward:
         self.images = tf.TensorSpec(shape, tf.float32, "images")
 
     def __call__(self, images):
-        blocks = [features(tokens) for tokens in self.pooled_blocks(images)]
+        count = self.encoder.num_class_tokens
+        blocks = [features(tokens, count) for tokens in self.pooled_blocks(images)]
         outputs = blocks[-1]
         return outputs if self.model is self.encoder else {**outputs, **self.head(blocks)}
 
     def pooled_blocks(self, images):
-        """Return the tokens `(B, 1 + N, D)` of each of the last blocks that the model pools."""
+        """Return the tokens `(B, T + N, D)` of each of the last blocks that the model pools."""
         encoder, found = self.encoder, []
         # The scopes name what a quantizer's report speaks of.
         with tf.name_scope("patch_embedding"):
@@ -93,7 +94,7 @@ class _Forward:
             with tf.name_scope(f"block_{i}"):
                 tokens = self.block(tokens, f"encoder.blocks.{i}")
             if i >= encoder.num_layers - getattr(self.model, "pooled_blocks", 1):
-                found.append(self.norm(tokens, "encoder.norm") if encoder.final_norm else tokens)
+                found.append(self.output(tokens))
         return found
 
     def embed(self, images):
@@ -105,22 +106,45 @@ class _Forward:
         x = tf.transpose(x, (0, 1, 3, 2, 4))
         x = tf.reshape(x, (self.batch, rows * columns, p * q * channels))
         x = self.affine(x, *normalising_projection(encoder, self.weights))
-        table = self.weights["encoder.positions.table"].copy()
-        table[0] += self.weights["encoder.class_token"][0, 0]
-        # A token of zeros, to which the table adds the class token.
-        return tf.pad(x, ((0, 0), (1, 0), (0, 0))) + self.tensor(table[None])
+        table, learned = self.weights["encoder.positions.table"], self.learned_tokens()
+        learned[0] += table[0]
+        # Tokens of zeros, to which the table adds class tokens and registers.
+        table = np.concatenate([learned, table[1:]])
+        x = tf.pad(x, ((0, 0), (len(learned), 0), (0, 0))) + self.tensor(table[None])
+        return self.norm(x, "encoder.input_norm") if encoder.pre_norm else x
+
+    def learned_tokens(self):
+        """Return class tokens and registers, `(T + R, D)`."""
+        names = ("encoder.class_token", "encoder.register_tokens")
+        return np.concatenate([self.weights[name][0] for name in names if name in self.weights])
+
+    def output(self, x):
+        """Return a block's tokens as the encoder gives them."""
+        encoder = self.encoder
+        if encoder.num_registers:
+            first = encoder.num_class_tokens
+            last = first + encoder.num_registers
+            x = tf.concat([x[:, :first], x[:, last:]], axis=1)
+        return self.norm(x, "encoder.norm") if encoder.final_norm else x
 
     def block(self, x, name):
         # The new branch comes first in the sum: that is where a search for attention begins.
         with tf.name_scope("attention"):
-            x = self.attention(self.norm(x, f"{name}.attention_norm"), f"{name}.attention") + x
+            y = self.attention(self.norm(x, f"{name}.attention_norm"), f"{name}.attention")
+            x = self.scaled(y, f"{name}.attention_scale") + x
         with tf.name_scope("mlp"):
             y = self.linear(self.norm(x, f"{name}.mlp_norm"), f"{name}.mlp.hidden")
             y = 0.5 * y * (1.0 + tf.math.erf(y / math.sqrt(2)))
-            return self.linear(y, f"{name}.mlp.output_projection") + x
+            y = self.linear(y, f"{name}.mlp.output_projection")
+            return self.scaled(y, f"{name}.mlp_scale") + x
+
+    def scaled(self, x, name):
+        gamma = self.weights.get(f"{name}.gamma")
+        return x if gamma is None else x * self.tensor(gamma)
 
     def attention(self, x, name):
-        tokens, heads = 1 + self.encoder.num_patches, self.encoder.num_heads
+        tokens = len(self.learned_tokens()) + self.encoder.num_patches
+        heads = self.encoder.num_heads
         width, head_width = self.encoder.hidden_dim, self.encoder.hidden_dim // heads
         # Three projections: fused attention operators want queries, keys and values apart.
         kernels = np.split(self.weights[f"{name}.query_key_value.kernel"], 3, axis=1)
@@ -167,10 +191,13 @@ class _Forward:
         return {"pooled": pooled, "logits": logits, "probabilities": tf.nn.softmax(logits)}
 
 
-def features(tokens):
-    """Return the outputs of an encoder for its tokens `(B, 1 + N, D)`."""
-    pooled = tf.reduce_mean(tokens[:, 1:], axis=1)
-    return {"tokens": tokens, "cls": tokens[:, 0], "pooled": pooled}
+def features(tokens, num_class_tokens=1):
+    """Return the outputs of an encoder for its tokens `(B, T + N, D)`, with T class tokens."""
+    cls = tokens[:, 0]
+    if num_class_tokens > 1:
+        cls = tf.reduce_mean(tokens[:, :num_class_tokens], axis=1)
+    pooled = tf.reduce_mean(tokens[:, num_class_tokens:], axis=1)
+    return {"tokens": tokens, "cls": cls, "pooled": pooled}
 
 
 def normalising_projection(encoder, weights):

@@ -84,6 +84,7 @@ def open_source(model, image_size=None):
         "num_layers": encoder.num_layers,
         "num_heads": encoder.num_heads,
         "final_norm": encoder.final_norm,
+        "num_class_tokens": encoder.num_class_tokens,
     }
     if isinstance(model, ViTClassifier):
         facts.update(
@@ -126,6 +127,10 @@ def values_in_words(value_range):
 def find_preset(encoder):
     """Return the preset of this encoder's architecture, whatever its image size, or None."""
     keys = ("channels", "hidden_dim", "num_layers", "num_heads")
+    if encoder.layer_scale is not None or encoder.pre_norm:
+        return None
+    if encoder.num_class_tokens != 1 or encoder.num_registers:
+        return None
     for name in list_presets():
         config = preset_config(name)
         if pair(config["patch_size"], "patch_size") == encoder.patch_size and all(
@@ -142,7 +147,7 @@ def pooled_tokens(model, images):
         model: a `Source`'s.
         images: float32 `(B, H, W, C)`, normalised.
     Returns:
-        float32 `(B, 1 + N, D)`, or wider, the last block's at the end.
+        float32 `(B, T + N, D)`, or wider, the last block's at the end.
     """
     encoder = getattr(model, "encoder", model)
     return encoder(images, training=False, last_blocks=getattr(model, "pooled_blocks", 1))
@@ -156,16 +161,17 @@ def model_outputs(model, images, encode=None):
         images: float32 `(B, H, W, C)`, normalised.
         encode: function from these to what `pooled_tokens` returns, in its place.
     Returns:
-        dict of float32 tensors: `tokens` `(B, 1 + N, D)`, `cls` and `pooled` `(B, D)`, and of a
+        dict of float32 tensors: `tokens` `(B, T + N, D)`, `cls` and `pooled` `(B, D)`, and of a
         classifier `logits` and `probabilities` `(B, classes)`, and `pooled` as it pools.
     """
     encoder = getattr(model, "encoder", model)
     wide = pooled_tokens(model, images) if encode is None else encode(images)
     tokens = wide[..., -encoder.hidden_dim :]
-    cls = pool_tokens(tokens, "token")
+    count = encoder.num_class_tokens
+    cls = pool_tokens(tokens, "token", count)
     if encoder is model:
-        return {"tokens": tokens, "cls": cls, "pooled": pool_tokens(tokens, "mean")}
-    pooled = pool_tokens(wide, model.pooling)
+        return {"tokens": tokens, "cls": cls, "pooled": pool_tokens(tokens, "mean", count)}
+    pooled = pool_tokens(wide, model.pooling, count)
     if model.feature_norm is not None:
         pooled = model.feature_norm(pooled, training=False)
     logits = model.head(pooled)

@@ -33,7 +33,7 @@ def export_encoder(
     the model's mean and deviation. It computes in float32 whatever the model's dtype policy, and
     returns
 
-        tokens                 (B, 1 + N, D)   the class token, then the patches, row by row
+        tokens                 (B, T + N, D)   the class token (or T), then the patches, row by row
         cls                    (B, D)          the class token
         pooled                 (B, D)          the mean of the patches' tokens; of a classifier,
                                                what its linear layer is given

@@ -7,11 +7,13 @@ from collections.abc import Sequence
 from typing import Any
 
 import keras
+import numpy as np
 
 from keras_mae.interop.keras_format import KINDS, kind_of
 from keras_mae.interop.read import Checkpoint, read_checkpoint
 from keras_mae.layers.arguments import grid_size, pair
 from keras_mae.layers.resampling import is_sincos
+from keras_mae.models.encoder import pixel_statistics
 from keras_mae.models.weights import assign_weights
 from keras_mae.presets import list_presets, preset_config
 from keras_mae.types import AnyPath, Size
@@ -19,43 +21,85 @@ from keras_mae.types import AnyPath, Size
 logger = logging.getLogger(__name__)
 
 _TABLE = "encoder.positions.table"
+# Heads by (width, depth), of models that no preset is like: timm's medium, betwixt, base plus,
+# so400m, giant and gigantic.
+_KNOWN_HEADS = {
+    (512, 12): 8,
+    (640, 12): 10,
+    (896, 12): 14,
+    (1152, 27): 16,
+    (1408, 40): 16,
+    (1664, 48): 16,
+}
 
 
 def load_pretrained(path: AnyPath, **overrides: Any) -> keras.Model:
     """Make a model of a checkpoint, whoever wrote it.
 
-    Known, by content: this library's `.keras`; transformers' ViTMAEForPreTraining, ViTMAEModel and
-    ViTForImageClassification; Meta's pre-trained (with and without decoder), fine-tuned and
-    linear-probe files; timm's vision transformers. Sizes are read from the weights, numbers of
-    heads from the config beside them or the preset of the same width and depth.
+    Known, by content:
+
+    - this library's `.keras`;
+    - transformers' folders of ViT-MAE, ViT, ViT-MSN, DINOv2 (with registers or not) and Pixio,
+      with the classifiers of ViT and DINOv2;
+    - timm's and Meta's vision transformers: MAE (with and without decoder, fine-tuned, probed),
+      DeiT, DeiT-III, DINO, DINOv2 (with registers or not), CLIP's image encoder, with class-token
+      or mean pooling;
+    - mmpretrain's VisionTransformer, DeiT-III and MAE.
+
+    They are PyTorch files or safetensors, of any float type, whole or in several files with an
+    index. What wrappers put before names (`backbone.`, `module.`, `_orig_mod.`, ...) is taken off;
+    of a student and its teacher, or weights and their average, the averaged ones are opened. A
+    pooler or another method's head or decoder is left out. Each such choice is logged. Models with
+    SwiGLU, rotary positions, windows or no class token are refused.
+
+    Sizes are read from the weights, numbers of heads from the config beside them or from known
+    models of the same width and depth.
 
     Args:
-        path: str or path, a file or a folder.
+        path: str or path, a file or a folder; of several files the folder or the index.
         **overrides: arguments of the model, in place of the checkpoint's: `image_size` (positions
             follow, see `keras_mae.layers.resampling`), `num_heads`, `mask_ratio`, `drop_path`,
             `dtype`, ...
     Returns:
         `MaskedAutoencoder` where there is a decoder, `ViTClassifier` where there is a head, else
         `ViTEncoder`. Where a file does not say, pixels are 0-255 and normalised with ImageNet's
-        statistics (three channels), and a decoder predicts raw pixels, as the reference's does by
-        default.
+        statistics (three channels), which is logged, and a decoder predicts raw pixels, as the
+        reference's does by default.
     Raises:
         FileNotFoundError: if there is no checkpoint.
         ValueError: if it is broken, unsafe, of another architecture, or `overrides` do not fit.
         ImportError: for a PyTorch file where torch is not installed.
+    Example:
+        encoder = keras_mae.load_pretrained("dinov2-small", image_size=224)
     """
     checkpoint = read_checkpoint(path)
     kind = _kind(checkpoint)
     _check_overrides(kind, overrides)
     if checkpoint.model is not None and not overrides:
         return checkpoint.model
-    grid = _source_grid(checkpoint, overrides.get("image_size"))
+    weights, grid = arranged(checkpoint, overrides.get("image_size"))
     config = {**_sizes(checkpoint, grid), **checkpoint.config, **overrides}
+    if config.get("mean") is None or config.get("std") is None:
+        _say_statistics(path, config["channels"])
     if kind == "autoencoder":
         config.setdefault("norm_pix_loss", False)
     model = _build(kind, {**config, **_heads(kind, config)})
-    assign_weights(model, checkpoint.weights, grid, unknown=checkpoint.unknown)
+    assign_weights(model, weights, grid, unknown=checkpoint.unknown, can_skip=False)
     return model
+
+
+def _say_statistics(path: AnyPath, channels: int) -> None:
+    """Log which statistics are taken where a file tells none."""
+    mean, std = pixel_statistics(None, None, channels)
+    words = "ImageNet's" if channels == 3 else "a guess"
+    logger.warning(
+        "%s: mean=%s and std=%s are taken, %s: the file does not tell its own. If it was trained "
+        "with others (timm's augreg models: .5 and .5), give mean and std",
+        path,
+        mean,
+        std,
+        words,
+    )
 
 
 def load_weights_into(model: keras.Model, path: AnyPath, skip: str | Sequence[str] = ()) -> None:
@@ -84,8 +128,8 @@ def load_weights_into(model: keras.Model, path: AnyPath, skip: str | Sequence[st
             raise ValueError(
                 f"`model` must have {key}={heads}, as {path} has. Received: {part.num_heads}"
             )
-    grid = _source_grid(checkpoint, encoder.image_size)
-    assign_weights(model, checkpoint.weights, grid, skip=skip, unknown=checkpoint.unknown)
+    weights, grid = arranged(checkpoint, encoder.image_size)
+    assign_weights(model, weights, grid, skip=skip, unknown=checkpoint.unknown)
 
 
 def _kind(checkpoint: Checkpoint) -> str:
@@ -111,36 +155,99 @@ def _check_overrides(kind: str, overrides: dict[str, Any]) -> None:
         )
 
 
-def _source_grid(checkpoint: Checkpoint, image_size: Size | None) -> tuple[int, int]:
-    """Return the grid (rows, columns) of the checkpoint's position tables.
+def arranged(
+    checkpoint: Checkpoint, image_size: Size | None
+) -> tuple[dict[str, Any], tuple[int, int]]:
+    """Return a checkpoint's weights with our position table, and the table's grid.
+
+    Our table has a row for the first class token and one for each patch. A file's has a row for
+    each token, for each but the registers, or for the patches alone. A row that our table has not
+    is added to its token, which gives the same sum; one that the file has not is 0.
 
     Args:
+        checkpoint: what a file says.
         image_size: what the model is to have; for a checkpoint that does not tell its own.
+    Returns:
+        `(weights, (rows, columns))`.
+    Raises:
+        ValueError: if the table is of no grid that is known.
     """
-    table, patch = checkpoint.weights.get(_TABLE), checkpoint.config.get("patch_size")
+    weights, patch = dict(checkpoint.weights), checkpoint.config.get("patch_size")
+    table = weights.get(_TABLE)
     if table is None or patch is None:
         raise ValueError(f"`path` must hold {_TABLE} and a patch projection. It does not")
-    count = len(table) - 1
-    if "image_size" in checkpoint.config:
-        grid = grid_size(checkpoint.config["image_size"], patch)
-        if grid[0] * grid[1] != count:
-            raise ValueError(
-                f"`path` contradicts itself: its image size {checkpoint.config['image_size']} has "
-                f"{grid[0] * grid[1]} patches, and its position table {count}"
-            )
-        return grid
-    side = math.isqrt(count)
-    square = (side, side) if side * side == count else None
-    wanted = grid_size(image_size, patch) if image_size is not None else None
-    fits = wanted is not None and wanted[0] * wanted[1] == count
-    if square and (not fits or is_sincos(table, square)):
-        return square
-    if wanted is not None and fits:
-        return wanted
-    raise ValueError(
-        f"`image_size` must be given: {count} patches do not make a square, and the checkpoint "
-        f"does not tell its own. Expected one of {count} patches. Received: {image_size}"
+    class_tokens, registers = (
+        weights.get(name, np.zeros((1, 0, table.shape[1]), table.dtype))
+        for name in ("encoder.class_token", "encoder.register_tokens")
     )
+    counts = class_tokens.shape[1], registers.shape[1]
+    before, grid = _table_layout(checkpoint, table, patch, counts, image_size)
+    first, others, patches = table[:1], table[1:before], table[before:]
+    if before == 0:
+        first = np.zeros_like(table[:1])
+    if before > 1:
+        several = np.concatenate([class_tokens, registers], axis=1)[:, :before].copy()
+        several[0, 1:] += others
+        weights["encoder.class_token"] = several[:, : counts[0]]
+        if before > counts[0]:
+            weights["encoder.register_tokens"] = several[:, counts[0] :]
+    weights[_TABLE] = np.concatenate([first, patches])
+    return weights, grid
+
+
+def _table_layout(
+    checkpoint: Checkpoint,
+    table: Any,
+    patch: Size,
+    counts: tuple[int, int],
+    image_size: Size | None,
+) -> tuple[int, tuple[int, int]]:
+    """Return how many rows of a position table are no patch's, and the patches' grid.
+
+    Args:
+        checkpoint, image_size: see `arranged`.
+        table: float `(rows, D)`.
+        patch: int or (p, q).
+        counts: (T, R), numbers of class tokens and registers.
+    """
+    rows, known = len(table), checkpoint.hints.get("position_rows")
+    befores = [known] if known is not None else sorted({0, counts[0], sum(counts)})
+
+    def layouts(size: Size) -> list[tuple[int, tuple[int, int]]]:
+        """Return all ways to read the table for images of a size."""
+        grid = grid_size(size, patch)
+        return [(before, grid) for before in befores if rows - before == grid[0] * grid[1]]
+
+    own, seen = checkpoint.config.get("image_size"), checkpoint.hints.get("input_size")
+    if own is not None:
+        if found := layouts(own):
+            return found[0]
+        grid = grid_size(own, patch)
+        raise ValueError(
+            f"`path` contradicts itself: its image size {own} has {grid[0] * grid[1]} patches, and "
+            f"its position table {rows} rows, for {counts[0]} class tokens and {counts[1]} "
+            "registers too"
+        )
+    if seen is not None and (found := layouts(seen)):
+        return found[0]
+    sides = {before: math.isqrt(max(rows - before, 0)) for before in befores}
+    squares = [(b, (side, side)) for b, side in sides.items() if side and side**2 == rows - b]
+    wanted = layouts(image_size) if image_size is not None else []
+    if len(squares) == 1 and (not wanted or _is_sincos_table(table, *squares[0])):
+        return squares[0]
+    if wanted:
+        return wanted[0]
+    raise ValueError(
+        f"`image_size` must be given: the checkpoint does not tell its own, and its {rows} rows of "
+        f"positions, for {counts[0]} class tokens and {counts[1]} registers too, can be of several "
+        f"grids. Expected one of {' or '.join(str(rows - before) for before in befores)} patches. "
+        f"Received: {image_size}"
+    )
+
+
+def _is_sincos_table(table: Any, before: int, grid: tuple[int, int]) -> bool:
+    """Return whether the patches' rows are the fixed sine-cosine ones."""
+    return is_sincos(np.concatenate([np.zeros_like(table[:1]), table[before:]]), grid)
 
 
 def _sizes(checkpoint: Checkpoint, grid: tuple[int, int]) -> dict[str, Any]:
@@ -175,13 +282,15 @@ def _heads(kind: str, config: dict[str, Any]) -> dict[str, int]:
             continue
         presets = [preset_config(name) for name in list_presets()]
         fitting = {p[key] for p in presets if all(p[s] == config.get(s) for s in sizes)}
+        if not prefix and not fitting:
+            fitting = {_KNOWN_HEADS.get((config["hidden_dim"], config["num_layers"]))} - {None}
         if len(fitting) != 1:
             raise ValueError(
-                f"`{key}` must be given: weights do not tell it, and no preset has "
+                f"`{key}` must be given: weights do not tell it, and no known model has "
                 f"{' and '.join(f'{s}={config.get(s)}' for s in sizes)}"
             )
         found[key] = fitting.pop()
-        logger.info("%s=%d, as the preset of the same sizes", key, found[key])
+        logger.info("%s=%d, as the known model of the same sizes", key, found[key])
     return found
 
 

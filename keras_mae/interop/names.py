@@ -10,6 +10,7 @@ import numpy as np
 
 _LAYERS = {
     "patch_embed.proj": "encoder.patch_embedding.projection",
+    "norm_pre": "encoder.input_norm",
     "norm": "encoder.norm",
     "decoder_embed": "decoder.projection",
     "decoder_norm": "decoder.norm",
@@ -22,6 +23,7 @@ _LAYERS = {
 }
 _TOKENS = {
     "cls_token": "encoder.class_token",
+    "reg_token": "encoder.register_tokens",
     "pos_embed": "encoder.positions.table",
     "mask_token": "decoder.mask_token",
     "decoder_pos_embed": "decoder.positions.table",
@@ -31,9 +33,11 @@ _BLOCK_LAYERS = {
     "norm1": "attention_norm",
     "attn.qkv": "attention.query_key_value",
     "attn.proj": "attention.output_projection",
+    "ls1": "attention_scale",
     "norm2": "mlp_norm",
     "mlp.fc1": "mlp.hidden",
     "mlp.fc2": "mlp.output_projection",
+    "ls2": "mlp_scale",
 }
 _NORM_LEAVES = {
     "weight": "gamma",
@@ -42,6 +46,7 @@ _NORM_LEAVES = {
     "running_var": "moving_variance",
 }
 _LINEAR_LEAVES = {"weight": "kernel", "bias": "bias"}
+_SCALE_LEAVES = {"gamma": "gamma"}
 BLOCK_NAME = re.compile(r"(\w+)\.(\d+)\.(.+)")
 
 
@@ -56,7 +61,7 @@ def our_name(name: str) -> str | None:
         ours = f"{_STACKS[block[1]]}.{int(block[2])}.{_BLOCK_LAYERS[block[3]]}"
     if ours is None:
         return None
-    our_leaf = (_NORM_LEAVES if ours.endswith("norm") else _LINEAR_LEAVES).get(leaf)
+    our_leaf = _leaves(ours).get(leaf)
     return f"{ours}.{our_leaf}" if our_leaf else None
 
 
@@ -82,11 +87,17 @@ def reference_name(name: str, batch_norm_head: bool = False) -> str:
         stacks = {ours: theirs for theirs, ours in _STACKS.items()}
         in_block = {ours: theirs for theirs, ours in _BLOCK_LAYERS.items()}.get(block[3])
         theirs = in_block and f"{stacks[block[1]]}.{block[2]}.{in_block}"
-    leaves = _NORM_LEAVES if layer.endswith("norm") else _LINEAR_LEAVES
-    their_leaf = {ours: theirs for theirs, ours in leaves.items()}.get(leaf)
+    their_leaf = {ours: theirs for theirs, ours in _leaves(layer).items()}.get(leaf)
     if not theirs or not their_leaf:
         raise ValueError(f"`model` holds a weight that no other library has: {name}")
     return f"{theirs}.{their_leaf}"
+
+
+def _leaves(layer: str) -> dict[str, str]:
+    """Return the names of a layer's weights, theirs to ours, by our name of the layer."""
+    if layer.endswith("norm"):
+        return _NORM_LEAVES
+    return _SCALE_LEAVES if layer.endswith("_scale") else _LINEAR_LEAVES
 
 
 def to_our_layout(name: str, value: np.ndarray) -> np.ndarray:

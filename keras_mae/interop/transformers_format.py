@@ -1,18 +1,63 @@
-"""The folders of transformers' ViT-MAE and ViT: names of weights, and config.json."""
+"""The folders of transformers' vision transformers: names of weights, and config.json."""
 
 import logging
 import re
 
 import numpy as np
 
+from keras_mae.interop.dialects import joined
 from keras_mae.interop.names import BLOCK_NAME
 from keras_mae.pixels import BYTE_RANGE
 
 logger = logging.getLogger(__name__)
 
-MODEL_TYPES = ("vit_mae", "vit")
-# What its config means where a value is missing.
-_NORM_EPSILON = 1e-12
+# Each with its epsilon where the config tells none, and how its classifier pools.
+MODEL_TYPES = {
+    "vit_mae": (1e-12, None),
+    "vit": (1e-12, "token"),
+    "vit_msn": (1e-6, "token"),
+    "dinov2": (1e-6, "both"),
+    "dinov2_with_registers": (1e-6, "both"),
+    "pixio": (1e-6, None),
+}
+# What others have that we have not.
+_OTHER_TYPES = {
+    "beit": "relative positions",
+    "data2vec-vision": "relative positions",
+    "deit": "a distillation token",
+    "dinov3_vit": "rotary positions (RoPE)",
+    "hiera": "windows",
+    "ijepa": "no class token",
+    "siglip_vision_model": "no class token",
+    "swin": "windows",
+    "swinv2": "windows",
+    "vitdet": "windows",
+}
+# Values of config.json that are read, that the weights tell, that change training alone or that
+# belong to parts that are left out.
+_READ = {
+    *("model_type", "num_attention_heads", "decoder_num_attention_heads", "mask_ratio"),
+    *("norm_pix_loss", "layer_norm_eps", "image_size", "id2label", "label2id", "num_channels"),
+    *("patch_size", "hidden_size", "num_hidden_layers", "intermediate_size", "mlp_ratio"),
+    *("decoder_hidden_size", "decoder_num_hidden_layers", "decoder_intermediate_size"),
+    *("n_cls_tokens", "num_register_tokens", "qkv_bias", "hidden_act", "use_swiglu_ffn"),
+    *("use_mask_token", "num_labels"),
+}
+_IDLE = {
+    *("architectures", "dtype", "torch_dtype", "transformers_version", "problem_type"),
+    *("initializer_range", "hidden_dropout_prob", "attention_probs_dropout_prob"),
+    *("drop_path_rate", "layerscale_value", "encoder_stride", "pooler_act", "finetuning_task"),
+    *("pooler_output_size", "out_features", "out_indices", "stage_names", "apply_layernorm"),
+    *("reshape_hidden_states", "return_dict", "output_attentions", "output_hidden_states"),
+    *("num_beams", "num_beam_groups", "max_length", "temperature", "top_k", "top_p", "typical_p"),
+    *("length_penalty", "num_return_sequences", "diversity_penalty", "repetition_penalty"),
+    *("use_cache", "tie_word_embeddings", "tie_encoder_decoder", "chunk_size_feed_forward"),
+    *("attn_implementation", "use_return_dict"),
+}
+# Of preprocessor_config.json: what is done to the values. Sizes and crops are the data's affair.
+_VALUE_STEPS = {"do_rescale", "do_normalize"}
+_SIZE_STEPS = {"do_resize", "do_center_crop", "do_convert_rgb", "do_pad", "do_thumbnail"}
+_SIZE_STEPS |= {"do_align_long_axis", "do_rotate"}
 # What `config_to_transformers` adds to a preprocessor of other values than pixels 0-255; others
 # ignore it.
 VALUE_RANGE_KEY = "value_range"
@@ -34,10 +79,14 @@ _HF_BLOCK_LAYERS = {
     "mlp.fc1": "mlp.fc1",
     "output.dense": "mlp.fc2",
     "mlp.fc2": "mlp.fc2",
+    "norm1": "norm1",
+    "norm2": "norm2",
 }
+_HF_SCALES = {"layer_scale1.lambda1": "ls1.gamma", "layer_scale2.lambda1": "ls2.gamma"}
 _HF_QKV = re.compile(r"attention\.(?:attention\.)?(query|key|value|q_proj|k_proj|v_proj)")
 _HF_TOP = {
     "embeddings.cls_token": "cls_token",
+    "embeddings.register_tokens": "reg_token",
     "embeddings.position_embeddings": "pos_embed",
     "embeddings.patch_embeddings.projection.weight": "patch_embed.proj.weight",
     "embeddings.patch_embeddings.projection.bias": "patch_embed.proj.bias",
@@ -57,13 +106,14 @@ _HF_TOP = {
 
 def is_transformers(names):
     """Return whether weights have transformers' names."""
-    return any(name.removeprefix("vit.").startswith("embeddings.") for name in names)
+    return any("embeddings" in name.split(".") for name in names)
 
 
 def from_transformers(weights):
     """Rename transformers' weights to the reference's names, and join queries, keys and values.
 
-    A name that is not transformers' ViT-MAE or ViT stays as it is.
+    A name that is not one of theirs stays as it is.
+
     """
     renamed, parts = {}, {}
     for name, value in weights.items():
@@ -76,15 +126,16 @@ def from_transformers(weights):
                 if qkv := _HF_QKV.fullmatch(layer):
                     parts.setdefault(f"{block}.attn.qkv.{leaf}", {})[qkv[1][0]] = (name, value)
                     theirs = None
+                elif f"{layer}.{leaf}" in _HF_SCALES:
+                    theirs = f"{block}.{_HF_SCALES[f'{layer}.{leaf}']}"
                 elif layer in _HF_BLOCK_LAYERS:
                     theirs = f"{block}.{_HF_BLOCK_LAYERS[layer]}.{leaf}"
         if theirs is not None:
             renamed[theirs] = value
     for name, part in parts.items():
-        if set(part) == set("qkv"):
-            renamed[name] = np.concatenate([part[letter][1] for letter in "qkv"])
-        else:  # Incomplete: left under its own name, to be reported.
-            renamed.update(part.values())
+        # Incomplete ones keep their names, to be reported.
+        whole = set(part) == set("qkv")
+        renamed.update(joined(name, part) if whole else dict(part.values()))
     return renamed
 
 
@@ -127,30 +178,51 @@ def config_from_transformers(config, preprocessor):
         config: dict, or None where there is none.
         preprocessor: dict, or None.
     Raises:
-        ValueError: if the model is none of ViT-MAE and ViT, or another in a detail we do not have.
+        ValueError: if the model is none that we know, or has something that we have no word for.
     """
     config = config or {}
     model_type = config.get("model_type", "vit_mae")
     if model_type not in MODEL_TYPES:
+        why = _OTHER_TYPES.get(model_type)
         raise ValueError(
             f"`path` must be of a model_type in {list(MODEL_TYPES)}. Received: {model_type!r}"
+            + (f", which has {why}" if why else "")
         )
-    if config.get("hidden_act", "gelu") != "gelu" or not config.get("qkv_bias", True):
-        raise ValueError(
-            "`path` must be a model with hidden_act 'gelu' and qkv_bias true. Received: "
-            f"{config.get('hidden_act')!r}, {config.get('qkv_bias')!r}"
-        )
+    _check_config(config)
+    epsilon, pooling = MODEL_TYPES[model_type]
     ours = {
         "num_heads": config.get("num_attention_heads"),
         "decoder_num_heads": config.get("decoder_num_attention_heads"),
         "mask_ratio": config.get("mask_ratio"),
         "norm_pix_loss": config.get("norm_pix_loss", False),
-        "norm_epsilon": config.get("layer_norm_eps", _NORM_EPSILON),
+        "norm_epsilon": config.get("layer_norm_eps", epsilon),
         "image_size": config.get("image_size"),
+        "hidden_dim": config.get("hidden_size"),
+        "num_layers": config.get("num_hidden_layers"),
+        "mlp_dim": config.get("intermediate_size"),
+        "channels": config.get("num_channels"),
+        "qkv_bias": config.get("qkv_bias"),
+        "pooling": pooling,
         "class_names": _class_names(config.get("id2label")),
         **_pixel_arguments(preprocessor or {}, config.get("num_channels", 3)),
     }
     return {key: value for key, value in ours.items() if value is not None}
+
+
+def _check_config(config):
+    """Raise a ValueError for a value of config.json that would be dropped."""
+    if config.get("use_swiglu_ffn"):
+        raise ValueError("`path` must have a plain MLP. Received: use_swiglu_ffn=True, SwiGLU")
+    if config.get("hidden_act", "gelu") != "gelu":
+        raise ValueError(
+            f"`path` must have the activation 'gelu'. Received: hidden_act={config['hidden_act']!r}"
+        )
+    for name, value in config.items():
+        if value and name not in _READ | _IDLE and not name.startswith("_"):
+            raise ValueError(
+                "`path` must have a config.json whose every value is known to this library. "
+                f"Received: {name}={value!r}"
+            )
 
 
 def _class_names(id2label):
@@ -170,7 +242,17 @@ def _pixel_arguments(preprocessor, channels):
     A factor of 1/255 or more is for pixels 0-255, whatever these become; a smaller one divides
     deeper pixels by the greatest, unless our own key says what the range is.
     """
-    mean, std = preprocessor.get("image_mean"), preprocessor.get("image_std")
+    for name, value in preprocessor.items():
+        unknown = name.startswith("do_") and name not in _VALUE_STEPS | _SIZE_STEPS
+        if value and (unknown or name == "offset"):
+            raise ValueError(
+                "`path` must have a preprocessor that rescales and normalises, and changes values "
+                f"in no other way. Received: {name}={value!r}"
+            )
+    mean, std = (
+        [value] * channels if isinstance(value, int | float) else value
+        for value in (preprocessor.get("image_mean"), preprocessor.get("image_std"))
+    )
     if not preprocessor.get("do_normalize", True):
         mean, std = [0.0] * channels, [1.0] * channels
     if VALUE_RANGE_KEY in preprocessor:
@@ -268,6 +350,15 @@ def _check_expressible(kind, config):
             "`format` 'hf' holds classifiers with pooling='token' and head_norm=None only; use "
             f"'meta' or '.keras'. Received: pooling={config['pooling']!r}, "
             f"head_norm={config['head_norm']!r}"
+        )
+    parts = ("layer_scale", "pre_norm", "num_registers")
+    others = {name: config[name] for name in parts if config.get(name)}
+    if config.get("num_class_tokens", 1) != 1:
+        others["num_class_tokens"] = config["num_class_tokens"]
+    if others:
+        raise ValueError(
+            "`format` 'hf' holds models without LayerScale, registers, several class tokens and "
+            f"a norm before the blocks only; use 'meta' or '.keras'. Received: {others}"
         )
     if kind != "classifier" and not config.get("final_norm", True):
         raise ValueError(

@@ -14,7 +14,7 @@ from keras_mae.layers.maskings.grid import GridMasking
 from keras_mae.layers.maskings.random import RandomMasking
 from keras_mae.layers.patches import PatchEmbedding, gather_tokens, patchify, unpatchify
 from keras_mae.layers.positions import PositionTable, sincos_positions
-from keras_mae.layers.transformer import MLP, DropPath, TransformerBlock
+from keras_mae.layers.transformer import MLP, DropPath, LayerScale, TransformerBlock
 
 __all__ = [
     "MLP",
@@ -22,6 +22,7 @@ __all__ = [
     "BlockMasking",
     "DropPath",
     "GridMasking",
+    "LayerScale",
     "MaskRatioSchedule",
     "MaskingStrategy",
     "PatchEmbedding",

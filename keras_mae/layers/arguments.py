@@ -58,6 +58,12 @@ def check_rate(value: object, name: str) -> None:
         raise ValueError(f"`{name}` must be a float in [0, 1). Received: {value!r}")
 
 
+def check_layer_scale(value: object) -> None:
+    """Raise a ValueError unless `value` is None or a number."""
+    if value is not None and (isinstance(value, bool) or not isinstance(value, int | float)):
+        raise ValueError(f"`layer_scale` must be a float or None. Received: {value!r}")
+
+
 def check_dtype(dtype: Any) -> None:
     """Raise a ValueError unless `dtype` is None or a Keras policy that computes with floats."""
     try:

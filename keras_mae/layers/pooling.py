@@ -18,12 +18,14 @@ def pooled_dim(hidden_dim: int, pooling: str) -> int:
     return 2 * hidden_dim if pooling == "both" else hidden_dim
 
 
-def pool_tokens(tokens: Tensor, pooling: str) -> Tensor:
+def pool_tokens(tokens: Tensor, pooling: str, num_class_tokens: int = 1) -> Tensor:
     """Return one feature vector an image.
 
     Args:
-        tokens: tensor `(B, 1 + N, D)`, class token first.
-        pooling: the class "token", the "mean" of the patches' tokens, or "both", in this order.
+        tokens: tensor `(B, T + N, D)`, class tokens first.
+        pooling: the class "token" (of several, their mean), the "mean" of the patches' tokens, or
+            "both", in this order.
+        num_class_tokens: int T.
     Returns:
         tensor `(B, D)`, or `(B, 2 D)` for both.
     Raises:
@@ -31,7 +33,10 @@ def pool_tokens(tokens: Tensor, pooling: str) -> Tensor:
     Reference: Caron et al. 2021, arXiv:2104.14294, section F.2, probes both.
     """
     check_pooling(pooling)
-    token, mean = tokens[:, 0], ops.mean(tokens[:, 1:], axis=1)
+    token = tokens[:, 0]
+    if num_class_tokens > 1:
+        token = ops.mean(tokens[:, :num_class_tokens], axis=1)
+    mean = ops.mean(tokens[:, num_class_tokens:], axis=1)
     if pooling == "both":
         return ops.concatenate([token, mean], axis=-1)
     return token if pooling == "token" else mean

@@ -49,6 +49,9 @@ def sincos_positions(hidden_dim: int, grid_size: Size) -> np.ndarray:
 class PositionTable(keras.layers.Layer):
     """Add a row of a position table to each token, the class token first.
 
+    The table has one row that is no patch's, the first token's. Further tokens before the patches,
+    such as registers, get none.
+
     The table starts as `sincos_positions` and is a weight, so that tables that were learned
     elsewhere can be loaded; it is trained only when `learned` is true.
 
@@ -56,10 +59,10 @@ class PositionTable(keras.layers.Layer):
         grid_size: (rows, columns) of the patch grid.
         learned: bool. Whether the table is trainable.
     Call arguments:
-        tokens: float `(B, 1 + K, D)`, class token first.
+        tokens: float `(B, T + K, D)`, class token first, T >= 1, the patches at the end.
         ids: int32 `(B, K)`, the patch each token stands for; None when `K = N`, in order.
     Returns:
-        float `(B, 1 + K, D)`.
+        float `(B, T + K, D)`.
     """
 
     def __init__(self, grid_size: Size, learned: bool = False, **kwargs: Any) -> None:
@@ -86,11 +89,17 @@ class PositionTable(keras.layers.Layer):
 
     def call(self, tokens: Tensor, ids: Tensor | None = None) -> Tensor:
         table = ops.expand_dims(ops.cast(self.table, self.compute_dtype), axis=0)
-        if ids is None:
+        patches = table[:, 1:] if ids is None else gather_tokens(table[:, 1:], ids)
+        others = 0 if tokens.shape[1] is None else tokens.shape[1] - 1 - patches.shape[1]
+        if others == 0 and ids is None:
             return tokens + table
-        patches = gather_tokens(table[:, 1:], ids)
-        class_row = ops.broadcast_to(table[:, :1], (ops.shape(ids)[0], 1, table.shape[-1]))
-        return tokens + ops.concatenate([class_row, patches], axis=1)
+        before = [table[:, :1]]
+        if others:
+            before.append(ops.zeros((1, others, table.shape[-1]), table.dtype))
+        if ids is not None:
+            shape = (ops.shape(ids)[0], 1 + others, table.shape[-1])
+            before = [ops.broadcast_to(ops.concatenate(before, axis=1), shape)]
+        return tokens + ops.concatenate([*before, patches], axis=1)
 
     def compute_output_shape(self, input_shape: Shape) -> Shape:
         return input_shape

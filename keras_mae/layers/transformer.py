@@ -8,7 +8,7 @@ import keras
 from keras import ops
 
 from keras_mae.layers import kernels
-from keras_mae.layers.arguments import check_positive_int, check_rate
+from keras_mae.layers.arguments import check_layer_scale, check_positive_int, check_rate
 from keras_mae.layers.attention import Attention
 from keras_mae.layers.randomness import global_uniform
 from keras_mae.types import Shape, Tensor
@@ -124,6 +124,42 @@ class DropPath(keras.layers.Layer):
 
 
 @keras.saving.register_keras_serializable(package="keras_mae")
+class LayerScale(keras.layers.Layer):
+    """Multiply each channel of a residual branch by a learned factor.
+
+    Args:
+        initial: float. All factors at first.
+    Call arguments:
+        x: float `(..., D)`.
+    Returns:
+        float `(..., D)`, `x * gamma`.
+    Example:
+        x = x + LayerScale(1e-5)(mlp(x))
+    Reference: Touvron et al. 2021, arXiv:2103.17239, equation 4.
+    """
+
+    def __init__(self, initial: float = 1e-5, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.initial = initial
+
+    def build(self, input_shape: Shape) -> None:
+        self.gamma = self.add_weight(
+            name="gamma",
+            shape=(input_shape[-1],),
+            initializer=keras.initializers.Constant(self.initial),
+        )
+
+    def call(self, x: Tensor) -> Tensor:
+        return x * ops.cast(self.gamma, x.dtype)
+
+    def compute_output_shape(self, input_shape: Shape) -> Shape:
+        return tuple(input_shape)
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), "initial": self.initial}
+
+
+@keras.saving.register_keras_serializable(package="keras_mae")
 class TransformerBlock(keras.layers.Layer):
     """Pre-norm attention and MLP, each with a residual connection.
 
@@ -134,6 +170,8 @@ class TransformerBlock(keras.layers.Layer):
         cross: bool. Whether tokens attend to `context` instead of to each other.
         seed: int. Start of drop path's random numbers.
         norm_epsilon: float. Added to the variance by both LayerNorms.
+        layer_scale: float, what the factors of a `LayerScale` at the end of each branch are at
+            first; None for none.
     Call arguments:
         x: float `(B, T, D)`.
         context: float `(B, S, E)`, already normalised; for cross-attention only.
@@ -155,16 +193,19 @@ class TransformerBlock(keras.layers.Layer):
         cross: bool = False,
         seed: int = 0,
         norm_epsilon: float = 1e-6,
+        layer_scale: float | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         check_rate(drop_path, "drop_path")
+        check_layer_scale(layer_scale)
         self.num_heads = num_heads
         self.mlp_dim = mlp_dim
         self.drop_path = drop_path
         self.cross = cross
         self.seed = seed
         self.norm_epsilon = norm_epsilon
+        self.layer_scale = layer_scale
         policy = self.dtype_policy
         self.attention_norm = layer_norm("attention_norm", policy, norm_epsilon)
         self.attention: keras.layers.Layer = Attention(
@@ -172,6 +213,10 @@ class TransformerBlock(keras.layers.Layer):
         )
         self.mlp_norm = layer_norm("mlp_norm", policy, norm_epsilon)
         self.mlp = MLP(mlp_dim, name="mlp", dtype=policy)
+        self.attention_scale = self.mlp_scale = None
+        if layer_scale is not None:
+            self.attention_scale = LayerScale(layer_scale, name="attention_scale", dtype=policy)
+            self.mlp_scale = LayerScale(layer_scale, name="mlp_scale", dtype=policy)
         # One each, so that the two branches are dropped independently.
         self.attention_drop = DropPath(
             drop_path, seed=2 * seed, name="attention_drop", dtype=policy
@@ -183,6 +228,9 @@ class TransformerBlock(keras.layers.Layer):
         self.attention.build(x_shape, context_shape)
         self.mlp_norm.build(x_shape)
         self.mlp.build(x_shape)
+        for scale in (self.attention_scale, self.mlp_scale):
+            if scale is not None:
+                scale.build(x_shape)
 
     def call(
         self,
@@ -201,8 +249,9 @@ class TransformerBlock(keras.layers.Layer):
         )
         first, second = (None, None) if kept is None else ops.unstack(kept, 2, axis=1)
         # Keras hands `training` down to the layers.
-        x = _tokens(x, first_query) + self.attention_drop(attention(self.attention_norm(x)), first)
-        x = x + self.mlp_drop(self.mlp(self.mlp_norm(x)), second)
+        branch = _scaled(attention(self.attention_norm(x)), self.attention_scale)
+        x = _tokens(x, first_query) + self.attention_drop(branch, first)
+        x = x + self.mlp_drop(_scaled(self.mlp(self.mlp_norm(x)), self.mlp_scale), second)
         return x
 
     def draw(self, count: Tensor, share: tuple[Any, Any] | None = None) -> Tensor | None:
@@ -234,7 +283,12 @@ class TransformerBlock(keras.layers.Layer):
             "cross": self.cross,
             "seed": self.seed,
             "norm_epsilon": self.norm_epsilon,
+            "layer_scale": self.layer_scale,
         }
+
+
+def _scaled(x: Tensor, scale: LayerScale | None) -> Tensor:
+    return x if scale is None else scale(x)
 
 
 def _tokens(x: Tensor, first: int) -> Tensor:

@@ -58,6 +58,7 @@ class MaskedAutoencoder(TrainedInParts):
         mean, std: C floats each: the statistics, of pixels in [0, 1], that images are normalised
             with. None: ImageNet's for three channels, else .5.
         value_range: (low, high), the values of the sensor that are mapped to 0 and 1.
+        layer_scale, pre_norm, num_class_tokens, num_registers: the encoder's, see `ViTEncoder`.
         seed: int. With the step, it fixes each mask.
     Call arguments:
         images: float `(B, H, W, C)`, `((value - low) / (high - low) - mean) / std`.
@@ -94,6 +95,10 @@ class MaskedAutoencoder(TrainedInParts):
         std: Sequence[float] | None = None,
         value_range: Sequence[float] = BYTE_RANGE,
         seed: int = 0,
+        layer_scale: float | None = None,
+        pre_norm: bool = False,
+        num_class_tokens: int = 1,
+        num_registers: int = 0,
         **kwargs: Any,
     ) -> None:
         check_dtype(kwargs.get("dtype"))
@@ -126,6 +131,10 @@ class MaskedAutoencoder(TrainedInParts):
             mean=mean,
             std=std,
             value_range=value_range,
+            layer_scale=layer_scale,
+            pre_norm=pre_norm,
+            num_class_tokens=num_class_tokens,
+            num_registers=num_registers,
             name="encoder",
             dtype=policy,
         )
@@ -139,6 +148,7 @@ class MaskedAutoencoder(TrainedInParts):
             mlp_dim=decoder_mlp_dim,
             attention=decoder_attention,
             norm_epsilon=norm_epsilon,
+            num_class_tokens=num_class_tokens,
             name="decoder",
             dtype=policy,
         )
@@ -502,4 +512,8 @@ class MaskedAutoencoder(TrainedInParts):
             "std": self.std,
             "value_range": self.value_range,
             "seed": self.seed,
+            "layer_scale": encoder.layer_scale,
+            "pre_norm": encoder.pre_norm,
+            "num_class_tokens": encoder.num_class_tokens,
+            "num_registers": encoder.num_registers,
         }

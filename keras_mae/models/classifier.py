@@ -45,8 +45,8 @@ class ViTClassifier(TrainedInParts):
             see there; "layer" comes after the exported norm; `trainable_blocks` is None or 0,
             `pooled_blocks` 1, and `drop_path` and `image_size` cannot be changed.
         num_classes: int.
-        pooling: "token" for the class token, "mean" for the mean of the patches' tokens, "both"
-            for the one beside the other.
+        pooling: "token" for the class token (of several, their mean), "mean" for the mean of the
+            patches' tokens, "both" for the one beside the other.
         pooled_blocks: int. Tokens of so many last blocks are pooled side by side: a linear probe of
             more than the last block's output. Each has the encoder's final norm, where it has one.
         head_norm: what normalises the pooled vector. "layer": a LayerNorm of its own, in place of
@@ -163,7 +163,8 @@ class ViTClassifier(TrainedInParts):
     def call(self, images: Tensor, training: bool = False, kept: Tensor | None = None) -> Tensor:
         trained = training and self.trainable_blocks != 0
         tokens = self.encoder(images, training=trained, last_blocks=self.pooled_blocks, kept=kept)
-        features = pool_tokens(ops.cast(tokens, "float32"), self.pooling)
+        num_class_tokens = self.encoder.num_class_tokens
+        features = pool_tokens(ops.cast(tokens, "float32"), self.pooling, num_class_tokens)
         if self.head_norm == "batch":
             features = self.feature_norm(features, training=training)
         elif self.feature_norm is not None:

@@ -34,8 +34,9 @@ class MAEDecoder(keras.Model):
             the visible tokens and itself. "cross": hidden positions only are decoded, and attend
             to the encoder's tokens only; any share of them can be decoded.
         norm_epsilon: float. Added to the variance by all LayerNorms.
+        num_class_tokens: int T. Only the first one has a position.
     Call arguments:
-        latent: float `(B, 1 + K, E)`, the encoder's tokens, class token first.
+        latent: float `(B, T + K, E)`, the encoder's tokens, class tokens first.
         keep_ids: int32 `(B, K)`, the patches they stand for.
         query_ids: int32 `(B, M)`, the hidden patches to predict.
         predict_visible: bool. Whether the visible patches are predicted too.
@@ -60,6 +61,7 @@ class MAEDecoder(keras.Model):
         mlp_dim: int | None = None,
         attention: str = "self",
         norm_epsilon: float = 1e-6,
+        num_class_tokens: int = 1,
         **kwargs: Any,
     ) -> None:
         check_dtype(kwargs.get("dtype"))
@@ -73,6 +75,7 @@ class MAEDecoder(keras.Model):
         check_positive_int(4 if mlp_dim is None else mlp_dim, "decoder_mlp_dim")
         check_positive_int(patch_dim, "patch_dim")
         check_positive_int(input_dim, "input_dim")
+        check_positive_int(num_class_tokens, "num_class_tokens")
         self.grid_size = pair(grid_size, "grid_size")
         self.patch_dim = patch_dim
         self.input_dim = input_dim
@@ -82,6 +85,7 @@ class MAEDecoder(keras.Model):
         self.mlp_dim = 4 * hidden_dim if mlp_dim is None else mlp_dim
         self.attention = attention
         self.norm_epsilon = norm_epsilon
+        self.num_class_tokens = num_class_tokens
 
         policy = self.dtype_policy
         cross = attention == "cross"
@@ -114,7 +118,8 @@ class MAEDecoder(keras.Model):
             shape=(1, 1, self.hidden_dim),
             initializer=keras.initializers.RandomNormal(stddev=0.02),
         )
-        tokens_shape = (None, 1 + self.grid_size[0] * self.grid_size[1], self.hidden_dim)
+        num_tokens = self.num_class_tokens + self.grid_size[0] * self.grid_size[1]
+        tokens_shape = (None, num_tokens, self.hidden_dim)
         self.projection.build((None, None, self.input_dim))
         self.positions.build(tokens_shape)
         context_shapes: tuple[Shape, ...] = ()
@@ -147,7 +152,7 @@ class MAEDecoder(keras.Model):
         queries = ops.broadcast_to(mask_token, (batch, num_queries, self.hidden_dim))
         x = ops.concatenate([context, queries], axis=1)
         x = self.positions(x, ops.concatenate([keep_ids, query_ids], axis=1))
-        num_context = 1 + keep_ids.shape[1]
+        num_context = self.num_class_tokens + keep_ids.shape[1]
         if self.attention == "cross":
             context, x = self.context_norm(x[:, :num_context]), x[:, num_context:]
             for block in self.blocks:
@@ -169,7 +174,7 @@ class MAEDecoder(keras.Model):
             # What is not predicted is, in the last block, only attended to.
             first_query = 0
             if block is self.blocks[-1]:
-                first_query = 1 if predict_visible else num_context
+                first_query = self.num_class_tokens if predict_visible else num_context
             x = self._run(block, training)(
                 x, attention_mask=mask, first_query=first_query, training=training
             )
@@ -200,4 +205,5 @@ class MAEDecoder(keras.Model):
             "mlp_dim": self.mlp_dim,
             "attention": self.attention,
             "norm_epsilon": self.norm_epsilon,
+            "num_class_tokens": self.num_class_tokens,
         }

@@ -10,6 +10,7 @@ from keras import ops
 
 from keras_mae.layers.arguments import (
     check_dtype,
+    check_layer_scale,
     check_positive_int,
     check_rate,
     grid_size,
@@ -122,6 +123,11 @@ class ViTEncoder(keras.Model):
             for three channels, else .5.
         value_range: (low, high), the values of the sensor that are mapped to 0 and 1. Like the
             statistics it changes nothing in the model: it says what exports take.
+        layer_scale: float, what the factors of `LayerScale` in each block are at first; None for
+            none.
+        pre_norm: bool. Whether the tokens are normalised before the first block too.
+        num_class_tokens: int T. Only the first one has a position.
+        num_registers: int. Further learned tokens that take part in attention and are not returned.
         seed: int. Start of drop path's random numbers.
     Call arguments:
         images: float `(B, H, W, C)`, `((value - low) / (high - low) - mean) / std`.
@@ -131,11 +137,12 @@ class ViTEncoder(keras.Model):
             side, the last block's at the end.
         kept: bool `(B, R)`, as `draw` returns it: what drop path keeps; None: drawn.
     Returns:
-        float `(B, 1 + N, n D)`, or `(B, 1 + K, n D)` in the order of `keep_ids`: the class token
+        float `(B, T + N, n D)`, or `(B, T + K, n D)` in the order of `keep_ids`: the class tokens
         first, the final LayerNorm applied to each block's tokens if there is one.
     Raises:
         ValueError: naming the argument that does not fit; for images of another size or dtype.
-    Reference: Dosovitskiy et al. 2020, arXiv:2010.11929; He et al. 2021, arXiv:2111.06377.
+    Reference: Dosovitskiy et al. 2020, arXiv:2010.11929; He et al. 2021, arXiv:2111.06377;
+        registers: Darcet et al. 2023, arXiv:2309.16588.
     """
 
     def __init__(
@@ -155,6 +162,10 @@ class ViTEncoder(keras.Model):
         std: Sequence[float] | None = None,
         value_range: Sequence[float] = BYTE_RANGE,
         seed: int = 0,
+        layer_scale: float | None = None,
+        pre_norm: bool = False,
+        num_class_tokens: int = 1,
+        num_registers: int = 0,
         **kwargs: Any,
     ) -> None:
         check_dtype(kwargs.get("dtype"))
@@ -165,6 +176,10 @@ class ViTEncoder(keras.Model):
         check_positive_int(num_layers, "num_layers")
         check_width(hidden_dim, num_heads)
         check_rate(drop_path, "drop_path")
+        check_layer_scale(layer_scale)
+        check_positive_int(num_class_tokens, "num_class_tokens")
+        if num_registers != 0:
+            check_positive_int(num_registers, "num_registers")
         self.channels = channels
         self.hidden_dim = hidden_dim
         self.num_layers = num_layers
@@ -175,6 +190,10 @@ class ViTEncoder(keras.Model):
         self.final_norm = final_norm
         self.norm_epsilon = norm_epsilon
         self.seed = seed
+        self.layer_scale = layer_scale
+        self.pre_norm = pre_norm
+        self.num_class_tokens = num_class_tokens
+        self.num_registers = num_registers
         self.mean, self.std = pixel_statistics(mean, std, channels)
         self.value_range = check_value_range(value_range)
         self.grid_size = grid_size(self.image_size, self.patch_size)
@@ -192,11 +211,13 @@ class ViTEncoder(keras.Model):
                 drop_path=drop_path * i / max(num_layers - 1, 1),
                 seed=seed * num_layers + i,
                 norm_epsilon=norm_epsilon,
+                layer_scale=layer_scale,
                 name=f"block_{i}",
                 dtype=policy,
             )
             for i in range(num_layers)
         ]
+        self.input_norm = layer_norm("input_norm", policy, norm_epsilon) if pre_norm else None
         self.norm = layer_norm("norm", policy, norm_epsilon) if final_norm else None
         # Whether blocks that are trained are computed again for the gradient. A model that trains
         # sets it; it changes no number and is not part of the config.
@@ -232,23 +253,35 @@ class ViTEncoder(keras.Model):
         if self.built:
             return
         patch_values = self.patch_size[0] * self.patch_size[1] * self.channels
-        tokens_shape = (None, 1 + self.num_patches, self.hidden_dim)
+        num_tokens = self.num_class_tokens + self.num_registers + self.num_patches
+        tokens_shape = (None, num_tokens, self.hidden_dim)
         self.class_token = self.add_weight(
             name="class_token",
-            shape=(1, 1, self.hidden_dim),
+            shape=(1, self.num_class_tokens, self.hidden_dim),
             initializer=keras.initializers.RandomNormal(stddev=0.02),
         )
+        self.register_tokens = None
+        if self.num_registers:
+            self.register_tokens = self.add_weight(
+                name="register_tokens",
+                shape=(1, self.num_registers, self.hidden_dim),
+                initializer=keras.initializers.RandomNormal(stddev=0.02),
+            )
         self.patch_embedding.build((None, self.num_patches, patch_values))
         self.positions.build(tokens_shape)
         for block in self.blocks:
             block.build(tokens_shape)
-        if self.norm is not None:
-            self.norm.build(tokens_shape)
+        for norm in (self.input_norm, self.norm):
+            if norm is not None:
+                norm.build(tokens_shape)
 
     @property
     def no_weight_decay(self) -> list[Any]:
         """The weights, beside vectors, that weight decay leaves alone."""
-        return [self.class_token]
+        return [self.class_token, *self._registers()]
+
+    def _registers(self) -> list[Any]:
+        return [] if self.register_tokens is None else [self.register_tokens]
 
     def draw(self, count: Tensor, share: tuple[Any, Any] | None = None) -> Tensor | None:
         """Return a new `kept` for `count` images, or None where there is no drop path.
@@ -272,9 +305,12 @@ class ViTEncoder(keras.Model):
         if keep_ids is not None:
             patches = gather_tokens(patches, keep_ids)
         x = self.patch_embedding(patches)
-        class_token = ops.cast(self.class_token, x.dtype)
-        class_token = ops.broadcast_to(class_token, (ops.shape(x)[0], 1, self.hidden_dim))
-        x = self.positions(ops.concatenate([class_token, x], axis=1), keep_ids)
+        learned = [ops.cast(token, x.dtype) for token in (self.class_token, *self._registers())]
+        shapes = [(ops.shape(x)[0], *token.shape[1:]) for token in learned]
+        learned = [ops.broadcast_to(*pair) for pair in zip(learned, shapes, strict=True)]
+        x = self.positions(ops.concatenate([*learned, x], axis=1), keep_ids)
+        if self.input_norm is not None:
+            x = self.input_norm(x)
         recompute = self.recompute and training
         if recompute and kept is None:
             kept = self.draw(ops.shape(x)[0])
@@ -286,8 +322,15 @@ class ViTEncoder(keras.Model):
             run = recomputed(block) if recompute else block
             x = run(x, kept=block_kept, training=training)
             if i >= self.num_layers - last_blocks:
-                outputs.append(x if self.norm is None else self.norm(x))
+                outputs.append(self._output(x))
         return outputs[0] if last_blocks == 1 else ops.concatenate(outputs, axis=-1)
+
+    def _output(self, x: Tensor) -> Tensor:
+        """Return a block's tokens without the registers, normalised at the end."""
+        if self.num_registers:
+            first, last = self.num_class_tokens, self.num_class_tokens + self.num_registers
+            x = ops.concatenate([x[:, :first], x[:, last:]], axis=1)
+        return x if self.norm is None else self.norm(x)
 
     @property
     def num_output_blocks(self) -> int:
@@ -322,8 +365,8 @@ class ViTEncoder(keras.Model):
                 "`trainable_blocks` must be None, 0, 0.5, or an int up to the encoder's "
                 f"{self.num_layers} blocks. Received: {trainable_blocks!r}"
             )
-        frozen = [self.class_token, self.patch_embedding, self.positions]
-        frozen += [] if self.norm is None else [self.norm]
+        frozen = [self.class_token, *self._registers(), self.patch_embedding, self.positions]
+        frozen += [norm for norm in (self.input_norm, self.norm) if norm is not None]
         frozen += self.blocks[: self.num_layers - math.ceil(trainable_blocks)]
         if trainable_blocks == 0.5:
             frozen += [self.blocks[-1].attention_norm, self.blocks[-1].attention]
@@ -332,8 +375,8 @@ class ViTEncoder(keras.Model):
     def compute_output_shape(
         self, input_shape: Shape, keep_ids_shape: Shape | None = None
     ) -> Shape:
-        num_tokens = 1 + (self.num_patches if keep_ids_shape is None else keep_ids_shape[1])
-        return input_shape[0], num_tokens, self.hidden_dim
+        num_patches = self.num_patches if keep_ids_shape is None else keep_ids_shape[1]
+        return input_shape[0], self.num_class_tokens + num_patches, self.hidden_dim
 
     def compute_output_spec(
         self,
@@ -369,4 +412,8 @@ class ViTEncoder(keras.Model):
             "std": self.std,
             "value_range": self.value_range,
             "seed": self.seed,
+            "layer_scale": self.layer_scale,
+            "pre_norm": self.pre_norm,
+            "num_class_tokens": self.num_class_tokens,
+            "num_registers": self.num_registers,
         }

@@ -38,7 +38,7 @@ class SavedModelEncoder(keras.Model):
         last_blocks: 1, as of a `ViTEncoder`: only the last block's tokens are in the graph.
         kept: None.
     Returns:
-        float32 `(B, 1 + N, D)`, class token first.
+        float32 `(B, T + N, D)`, class tokens first.
     Raises:
         ValueError: if there is no SavedModel with this endpoint, or no statistics are known.
     """
@@ -69,6 +69,7 @@ class SavedModelEncoder(keras.Model):
         self.hidden_dim = facts["hidden_dim"]
         self.patch_size = tuple(card["patch_size"]) if "patch_size" in card else None
         self.num_layers = card.get("num_layers")
+        self.num_class_tokens = card.get("num_class_tokens", 1)
         mean = card.get("mean") if mean is None else mean
         std = card.get("std") if std is None else std
         if mean is None or std is None:

@@ -19,20 +19,30 @@ from keras_mae.layers.resampling import is_sincos, resize_positions
 logger = logging.getLogger(__name__)
 
 _PARTS = ("encoder", "decoder", "feature_norm", "head")
-_TOKENS = ("class_token", "mask_token", "positions.table")
-_LAYERS = ("patch_embedding.projection", "projection", "context_norm", "norm", "prediction")
+_TOKENS = ("class_token", "register_tokens", "mask_token", "positions.table")
+_LAYERS = (
+    "patch_embedding.projection",
+    "projection",
+    "context_norm",
+    "input_norm",
+    "norm",
+    "prediction",
+)
 _BLOCK_LAYERS = (
     "attention_norm",
     "attention.query_key_value",
     "attention.query",
     "attention.key_value",
     "attention.output_projection",
+    "attention_scale",
     "mlp_norm",
     "mlp.hidden",
     "mlp.output_projection",
+    "mlp_scale",
 )
 _LEAVES = ("gamma", "beta", "moving_mean", "moving_variance", "kernel", "bias")
 _LONGEST_LIST = 12
+_ADVICE = "\nName them in `skip`, for instance skip=('decoder.*',), to leave them as they are."
 
 
 def named_weights(model: keras.Model) -> dict[str, Any]:
@@ -84,6 +94,7 @@ def assign_weights(
     grid_size: tuple[int, int],
     skip: str | Sequence[str] = (),
     unknown: Sequence[str] = (),
+    can_skip: bool = True,
 ) -> None:
     """Put weights into a model, all or none.
 
@@ -96,6 +107,7 @@ def assign_weights(
         skip: names, or patterns with `*`, that may be missing, be left over, or not fit in shape.
             Such weights stay as they are.
         unknown: names of further weights that have no name of ours.
+        can_skip: bool. Whether whoever calls can give `skip`, and the error is to say so.
     Raises:
         ValueError: if a name is missing or left over, or a shape does not fit, with all of them.
             The model is then unchanged.
@@ -116,8 +128,7 @@ def assign_weights(
             f"The weights do not fit the {type(model).__name__}.\n"
             f"Missing: {_listed(missing)}\n"
             f"Left over: {_listed(left_over)}\n"
-            f"Of another shape: {_listed(misfits)}\n"
-            "Name them in `skip`, for instance skip=('decoder.*',), to leave them as they are."
+            f"Of another shape: {_listed(misfits)}" + (_ADVICE if can_skip else "")
         )
     for name, value in weights.items():
         named[name].assign(value)

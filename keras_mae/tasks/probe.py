@@ -263,7 +263,8 @@ def encoder_predictor(
 
     def features(images):
         tokens = encoder(images, training=False, last_blocks=blocks)
-        return pool_tokens(keras.ops.cast(tokens, "float32"), pooling)
+        tokens = keras.ops.cast(tokens, "float32")
+        return pool_tokens(tokens, pooling, encoder.num_class_tokens)
 
     return compiled_function(features, jit)
 

@@ -3,6 +3,8 @@
 Needs `pip install "keras_mae[interop]"`. Images are `(B, H, W, C)` everywhere.
 """
 
+import importlib.util
+
 import numpy as np
 import tensorflow as tf
 import torch
@@ -16,6 +18,25 @@ from keras_mae.models.weights import named_weights
 from keras_mae.training.optimizers import make_adamw
 from keras_mae.training.schedules import warmup_cosine
 
+
+def declare_torchvision() -> None:
+    """Make torchvision importable, which transformers and timm import where it is installed.
+
+    Its wheels from the package index do not load beside a torch for CPUs: two operators lack.
+    """
+    if importlib.util.find_spec("torchvision") is None:
+        return
+    try:
+        import torchvision  # noqa: F401
+    except RuntimeError:
+        operators = torch.library.Library("torchvision", "FRAGMENT")
+        for name in ("nms", "qnms"):
+            operators.define(f"{name}(Tensor dets, Tensor scores, float threshold) -> Tensor")
+        _libraries.append(operators)
+
+
+_libraries: list = []  # an operator lives as long as its library
+declare_torchvision()
 transformers.logging.set_verbosity_error()
 transformers.logging.disable_progress_bar()
 

@@ -9,14 +9,17 @@ def variable_depths(model):
     Args:
         model: a `ViTClassifier` on a `ViTEncoder` of L blocks.
     Returns:
-        list of ints, one for each of `model.trainable_variables`: 0 for class token, patch
-        embedding and positions, i + 1 for block i, L + 1 for norms after the blocks and the head.
+        list of ints, one for each of `model.trainable_variables`: 0 for class tokens, registers,
+        patch embedding, positions and a norm before the blocks, i + 1 for block i, L + 1 for norms
+        after the blocks and the head.
     """
     encoder = model.encoder
-    depths = {id(encoder.class_token): 0}
-    parts = [encoder.patch_embedding, encoder.positions, *encoder.blocks]
-    for part, depth in zip(parts, [0, 0, *range(1, encoder.num_layers + 1)], strict=True):
-        depths.update({id(variable): depth for variable in part.variables})
+    depths = {id(variable): 0 for variable in encoder.no_weight_decay}
+    parts = [(encoder.patch_embedding, 0), (encoder.positions, 0), (encoder.input_norm, 0)]
+    parts += [(block, depth) for depth, block in enumerate(encoder.blocks, start=1)]
+    for part, depth in parts:
+        if part is not None:
+            depths.update({id(variable): depth for variable in part.variables})
     return [depths.get(id(v), encoder.num_layers + 1) for v in model.trainable_variables]
 
 

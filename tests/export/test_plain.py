@@ -22,6 +22,12 @@ VARIANTS = {
     },
     "image not square": {"image_size": (16, 28)},
     "no final norm, large epsilon": {"final_norm": False, "norm_epsilon": 0.1},
+    "other parts": {
+        "layer_scale": 0.5,
+        "pre_norm": True,
+        "num_class_tokens": 3,
+        "num_registers": 2,
+    },
     "more heads, narrow mlp": {"num_heads": 8, "mlp_dim": 24},
 }
 
@@ -46,6 +52,13 @@ def assert_equal(model, images, batch_size=None):
 def test_encoders(name):
     model = encoder(**VARIANTS[name])
     assert_equal(model, pixels(model))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("pooling", ["token", "both"])
+def test_classifiers_of_several_class_tokens(pooling):
+    model = shake(ViTClassifier(encoder(**VARIANTS["other parts"]), 5, pooling=pooling))
+    assert_equal(model, pixels(model.encoder))
 
 
 @pytest.mark.slow

@@ -46,6 +46,22 @@ def largest_difference(got, outputs):
 
 
 @pytest.mark.slow
+def test_an_encoder_of_several_class_tokens_and_registers(tmp_path):
+    model = encoder(num_class_tokens=3, num_registers=2, layer_scale=0.5)
+    directory = tmp_path / "several"
+    export_encoder(model, directory, dense=True, **QUICK)
+    again = keras_mae.load_encoder(directory)
+    images = normalised(model, digits(2))
+    np.testing.assert_allclose(again(images), model(images), atol=BOUND)
+    assert again.num_class_tokens == 3
+    classifiers = [keras_mae.ViTClassifier(e, 4, pooling="both") for e in (model, again)]
+    head = [np.random.default_rng(0).normal(size=w.shape) for w in classifiers[0].head.weights]
+    for classifier in classifiers:
+        classifier.head.set_weights(head)
+    np.testing.assert_allclose(*(classifier(images) for classifier in classifiers), atol=1e-4)
+
+
+@pytest.mark.slow
 def test_the_card_says_what_new_processes_without_keras_found(path, model):
     found = card_of(path)
     assert found["check"]["loads"] == 1 and found["check"]["num_images"] == 16

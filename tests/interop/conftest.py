@@ -1,10 +1,14 @@
 """The tests here need PyTorch and transformers, for numbers to compare with."""
 
+import importlib
+
 import pytest
 from hub_server import Hub
 
 pytest.importorskip("torch")
 pytest.importorskip("transformers")
+# Before any test imports a model of transformers or timm.
+importlib.import_module("keras_mae.testing.oracle")
 
 
 @pytest.fixture

@@ -129,9 +129,12 @@ def test_another_architecture_is_refused(tmp_path):
 
 def test_weights_that_no_model_of_ours_has_are_refused(files, tmp_path):
     state = torch.load(files[".pth"])
-    torch.save({**state, "dist_token": torch.zeros(1, 1, 96)}, tmp_path / "deit.pth")
-    with pytest.raises(ValueError, match="Left over: dist_token"):
-        load_pretrained(tmp_path / "deit.pth")
+    torch.save({**state, "gate.weight": torch.zeros(96)}, tmp_path / "gate.pth")
+    with pytest.raises(ValueError, match=r"Left over: gate\.weight") as raised:
+        load_pretrained(tmp_path / "gate.pth")
+    assert "skip" not in str(raised.value)  # an argument that it has not
+    with pytest.raises(ValueError, match="`skip`"):
+        load_weights_into(load_pretrained(files[".pth"]), tmp_path / "gate.pth")
     del state["blocks.1.attn.qkv.bias"]
     torch.save(state, tmp_path / "no_bias.pth")
     with pytest.raises(ValueError, match="Missing: encoder.blocks.1.attention.query_key_value.b"):

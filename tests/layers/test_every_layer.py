@@ -63,6 +63,25 @@ CASES = {
     ),
     "MLP": (layers.MLP, {"mlp_dim": H}, {"x": X}, (MLP, 0)),
     "DropPath": (layers.DropPath, {"rate": 0.5, "seed": 3}, {"x": X}, (0, 0)),
+    "LayerScale": (layers.LayerScale, {"initial": 0.5}, {"x": X}, (D, 0)),
+    "PositionTable with registers": (
+        layers.PositionTable,
+        {"grid_size": (2, 1)},
+        {"tokens": X},
+        (0, 3 * 8),
+    ),
+    "PositionTable with registers, of some": (
+        layers.PositionTable,
+        {"grid_size": (2, 3)},
+        {"tokens": X, "ids": KEEP_IDS},
+        (0, 7 * 8),
+    ),
+    "TransformerBlock scaled": (
+        layers.TransformerBlock,
+        {"num_heads": 2, "mlp_dim": H, "layer_scale": 0.1},
+        {"x": X},
+        (ATTENTION + MLP + 6 * D, 0),
+    ),
     "TransformerBlock": (
         layers.TransformerBlock,
         {"num_heads": 2, "mlp_dim": H, "drop_path": 0.1, "seed": 1, "norm_epsilon": 1e-5},

@@ -64,3 +64,18 @@ def test_table_is_trained_only_when_learned():
         layer.build((None, 5, 8))
         assert bool(layer.trainable_weights) == learned
         np.testing.assert_array_equal(layer.table, sincos_positions(8, (2, 2)))
+
+
+def test_tokens_between_the_first_and_the_patches_get_no_row():
+    table = sincos_positions(8, (2, 3)) + 1
+    layer = PositionTable((2, 3))
+    layer.build((None, 9, 8))
+    layer.table.assign(table)
+    tokens = np.random.default_rng(0).normal(size=(2, 9, 8)).astype("float32")
+    rows = np.concatenate([table[:1], np.zeros((2, 8)), table[1:]])
+    np.testing.assert_allclose(layer(tokens), tokens + rows, rtol=1e-5)
+    ids = np.array([[4, 0], [1, 5]], "int32")
+    output = layer(tokens[:, :5], ids)
+    for image in range(2):
+        rows = np.concatenate([table[:1], np.zeros((2, 8)), table[1 + ids[image]]])
+        np.testing.assert_allclose(output[image], tokens[image, :5] + rows, rtol=1e-5)

@@ -52,6 +52,23 @@ def test_block_is_pre_norm_with_two_residuals(epsilon):
     np.testing.assert_allclose(block(X, first_query=2), expected[:, 2:], atol=1e-4)
 
 
+def test_layer_scale_multiplies_each_branch():
+    block = TransformerBlock(2, 16, layer_scale=0.5)
+    block.build(X.shape)
+    np.testing.assert_array_equal(block.attention_scale.gamma, np.full(8, 0.5))
+    block.set_weights([RNG.normal(size=w.shape) * 0.3 for w in block.weights])
+    first, second = (np.asarray(s.gamma) for s in (block.attention_scale, block.mlp_scale))
+    middle = X + first * block.attention(block.attention_norm(X)).numpy()
+    expected = middle + second * block.mlp(block.mlp_norm(middle)).numpy()
+    np.testing.assert_allclose(block(X), expected, atol=1e-5)
+    # With no scale a branch adds nothing, whatever its weights.
+    for scale in (block.attention_scale, block.mlp_scale):
+        scale.gamma.assign(np.zeros(8))
+    np.testing.assert_array_equal(block(X, first_query=2), X[:, 2:])
+    with pytest.raises(ValueError, match="`layer_scale`"):
+        TransformerBlock(2, 16, layer_scale=True)
+
+
 @pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16"])
 def test_layer_norm_moments_in_float32(policy):
     # A mean of 256 in steps of 1: squares of 65,536 overflow float16, and in bfloat16, which counts

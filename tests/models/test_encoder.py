@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 from tiny import TINY, N, images, shake
 
-from keras_mae import ViTEncoder
+from keras_mae import ViTClassifier, ViTEncoder
 from keras_mae.layers import patchify, sincos_positions
 from keras_mae.models.weights import assign_weights, get_weights
 
@@ -168,3 +168,61 @@ def test_arguments_that_do_not_fit(overrides, message):
 def test_images_that_do_not_fit(encoder, wrong, message):
     with pytest.raises(ValueError, match=message):
         encoder(wrong)
+
+
+PARTS = {"layer_scale": 0.1, "pre_norm": True, "num_class_tokens": 3, "num_registers": 2}
+
+
+def test_class_tokens_registers_and_a_norm_before_the_blocks():
+    """Registers take part and are not returned; the first token and patches have positions."""
+    encoder = shake(ViTEncoder(**CONFIG, **PARTS))
+    table = np.asarray(encoder.positions.table)
+    patches = encoder.patch_embedding(patchify(images(2), 2)).numpy() + table[1:]
+    before = np.concatenate([encoder.class_token, encoder.register_tokens], axis=1)
+    before[0, 0] += table[0]
+    tokens = np.concatenate([np.tile(before, (2, 1, 1)), patches], axis=1)
+    tokens = encoder.input_norm(tokens)
+    for block in encoder.blocks:
+        tokens = block(tokens)
+    tokens = np.delete(tokens, [3, 4], axis=1)
+    np.testing.assert_allclose(encoder(images(2)), encoder.norm(tokens), atol=1e-5)
+    ids = np.tile(np.arange(N, dtype="int32"), (2, 1))
+    np.testing.assert_allclose(encoder(images(2), keep_ids=ids), encoder(images(2)), atol=1e-5)
+    assert encoder(images(2), keep_ids=KEEP_IDS).shape == (2, 3 + 4, 16)
+    without = get_weights(encoder)
+    without["encoder.register_tokens"] = 0 * without["encoder.register_tokens"]
+    other = ViTEncoder(**CONFIG, **PARTS)
+    assign_weights(other, without, other.grid_size)
+    assert np.abs(other(images(2)) - encoder(images(2))).max() > 1e-3
+
+
+def test_a_config_from_before_these_parts_is_of_a_plain_encoder():
+    old = {key: value for key, value in ViTEncoder(**CONFIG).get_config().items()}
+    for name in PARTS:
+        del old[name]
+    assert set(get_weights(ViTEncoder.from_config(old))) == set(get_weights(ViTEncoder(**CONFIG)))
+
+
+@pytest.mark.parametrize("name", ["layer_scale", "num_class_tokens", "num_registers"])
+def test_parts_that_do_not_fit_raise(name):
+    with pytest.raises(ValueError, match=f"`{name}`"):
+        ViTEncoder(**CONFIG, **{name: "many"})
+    with pytest.raises(ValueError, match=f"`{name}`"):
+        ViTEncoder(**CONFIG, **{name: True})
+
+
+def test_all_parts_but_the_last_block_are_frozen():
+    encoder = ViTEncoder(**CONFIG, **PARTS)
+    classifier = ViTClassifier(encoder, 3, trainable_blocks=1)
+    trained = {variable.path for variable in classifier.encoder.trainable_variables}
+    assert trained == {variable.path for variable in classifier.encoder.blocks[-1].variables}
+    assert len(encoder.no_weight_decay) == 2
+    features = np.asarray(encoder(images(2)))
+    head = [np.asarray(weight) for weight in classifier.head.weights]
+    # Of several class tokens the mean is pooled.
+    expected = features[:, :3].mean(axis=1) @ head[0] + head[1]
+    np.testing.assert_allclose(classifier(images(2)), expected, atol=1e-6)
+    mean = ViTClassifier(encoder, 3, pooling="mean", head_norm=None, seed=0)
+    head = [np.asarray(weight) for weight in mean.head.weights]
+    expected = features[:, 3:].mean(axis=1) @ head[0] + head[1]
+    np.testing.assert_allclose(mean(images(2)), expected, atol=1e-6)

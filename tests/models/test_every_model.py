@@ -11,6 +11,7 @@ from keras_mae import MAEDecoder, MaskedAutoencoder, ViTEncoder, layers
 ENCODER = {key: value for key, value in TINY.items() if not key.startswith("decoder_")}
 DECODER = {"grid_size": GRID, "patch_dim": P, "input_dim": 16, "hidden_dim": 12}
 DECODER |= {"num_layers": 2, "num_heads": 3}
+PARTS = {"layer_scale": 0.1, "pre_norm": True, "num_class_tokens": 3, "num_registers": 3}
 KEEP_IDS = np.stack([np.random.default_rng(i).permutation(N)[:6] for i in range(4)]).astype("int32")
 QUERY_IDS = np.stack([np.setdiff1d(np.arange(N), ids) for ids in KEEP_IDS]).astype("int32")
 LATENT = np.random.default_rng(0).normal(size=(4, 7, 16)).astype("float32")
@@ -40,6 +41,7 @@ def decoder_weights(cross=False, dim=12, mlp=48, layers=2):
         ({"mlp_dim": 20, "norm_epsilon": 1e-5}, {"keep_ids": KEEP_IDS}, encoder_weights(mlp=20)),
         ({"learned_positions": True}, {}, (sum(encoder_weights()), 0)),
         ({"final_norm": False}, {}, (encoder_weights()[0] - 32, 25 * 16)),
+        (PARTS, {"keep_ids": KEEP_IDS}, (encoder_weights()[0] + 16 * (2 * 2 + 2 + 2 + 3), 25 * 16)),
     ],
 )
 def test_encoder(config, inputs, weights, tmp_path):
@@ -84,6 +86,12 @@ VARIANTS = {
     "random, self": {"masking": "random", "decoder_attention": "self"},
     "block, masked": {"masking": "block", "decoder_attention": "masked", "norm_pix_loss": False},
     "grid, cross": {"masking": "grid", "decoder_attention": "cross", "prediction_ratio": 0.5},
+    "other parts": {
+        "layer_scale": 0.1,
+        "num_class_tokens": 2,
+        "num_registers": 1,
+        "decoder_attention": "masked",
+    },
     "own, schedule": {
         "masking": RowMasking(upside_down=True),
         "mask_ratio": layers.MaskRatioSchedule(0.25, 0.75, total_steps=10, num_levels=3),
@@ -101,6 +109,7 @@ def test_autoencoder(variant, tmp_path):
     inputs = {"images": images(), "noise": noise(tiny(**VARIANTS[variant]))}
     cross = config.get("decoder_attention") == "cross"
     weights = np.add(encoder_weights(), decoder_weights(cross))
+    weights[0] += 16 * (6 if variant == "other parts" else 0)  # scales, a token and a register
     model, (mask, prediction) = check_layer(
         MaskedAutoencoder,
         config,

@@ -36,6 +36,15 @@ def test_depth_is_the_models_own(model):
     assert variable_depths(model) == [expected[part] for part in parts]
 
 
+def test_parts_before_the_blocks_have_the_depth_0():
+    parts = {"layer_scale": 0.1, "pre_norm": True, "num_class_tokens": 2, "num_registers": 1}
+    model = ViTClassifier(ViTEncoder(8, 3, 4, 8, 2, 2, **parts, name="vit"), 3)
+    paths = [variable.path.partition("vit/")[2] for variable in model.trainable_variables]
+    depths = dict(zip(paths, variable_depths(model), strict=True))
+    assert [depths[n] for n in ("class_token", "register_tokens", "input_norm/gamma")] == [0] * 3
+    assert depths["block_1/mlp_scale/gamma"] == 2
+
+
 def test_rates_follow_the_rule(model):
     scales = layer_rate_scales(model, 0.5)
     assert scales == [0.5 ** (4 - depth) for depth in variable_depths(model)]
