@@ -67,8 +67,10 @@ class Segmentation(DenseSource):
         notes = self._pair(sorted(walk_images(masks)))
         found = self._check_masks(said)
         if said is None:
-            said = [str(number) for number in range(max(found) + 1)]
-            self.names_are_counted = label_map is None
+            table = self._numbers.table
+            known = found if table is None else set(table.values()) - {IGNORED}
+            said = [str(number) for number in range(max(known) + 1)]
+            self.names_are_counted = table is None
         super().__init__(len(self.files), {"segment": said}, seed=seed)
         self.own_parts = read_splits(self.files, shown)
         self.notes += notes
