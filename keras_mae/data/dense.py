@@ -52,7 +52,7 @@ def training_dataset(
     num_parallel_calls,
     prefetch,
 ):
-    """An endless stream of augmented batches: see `finetune_dataset`, which has checked nothing."""
+    """An endless stream of augmented batches: see `finetune_dataset`."""
     source = source.for_task(task)
     canvas = augment.check_image_size(image_size)
     augment.check_resize(resize)
@@ -110,7 +110,7 @@ def evaluation_dataset(
     num_parallel_calls,
     prefetch,
 ):
-    """Every image once, whole, without randomness: see `eval_dataset`, which has checked nothing."""
+    """Every image once, whole, without randomness: see `eval_dataset`."""
     source = source.for_task(task)
     canvas = augment.check_image_size(image_size)
     augment.check_resize(resize)

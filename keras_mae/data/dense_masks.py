@@ -1,4 +1,4 @@
-"""COCO's masks of objects in their three encodings: polygons, run lengths, and these as a string."""
+"""COCO's masks in their three encodings: polygons, run lengths, and these as a string."""
 
 from typing import Any
 

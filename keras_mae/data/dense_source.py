@@ -116,3 +116,15 @@ class DenseSource(EncodedSource):
             "categories", of plain values: what pycocotools judges detections by.
         """
         raise NotImplementedError
+
+
+def numbered(annotations: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return COCO's annotations with ids that pycocotools takes: its 0 means "not matched".
+
+    Args:
+        annotations: list of dicts. Their own ids stay where these are distinct ints above 0.
+    """
+    ids = [annotation.get("id") for annotation in annotations]
+    if all(isinstance(key, int) and key > 0 for key in ids) and len(set(ids)) == len(ids):
+        return annotations
+    return [{**a, "id": number} for number, a in enumerate(annotations, start=1)]

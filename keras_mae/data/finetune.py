@@ -97,10 +97,14 @@ def finetune_dataset(
     """
     task = source.task if task is None else task
     if task in DENSE_TASKS:
-        changes = {"randaugment": randaugment[0], "erasing": erasing}
-        changes |= {"mixup": mixup, "cutmix": cutmix}
-        changes |= {"crop_area": crop_area, "crop_aspect": crop_aspect}
-        for name, value in changes.items():
+        for name, value in (
+            ("randaugment", randaugment[0]),
+            ("erasing", erasing),
+            ("mixup", mixup),
+            ("cutmix", cutmix),
+            ("crop_area", crop_area),
+            ("crop_aspect", crop_aspect),
+        ):
             if value:
                 raise ValueError(f"`{name}` must be left out for {task=}. Received: {value!r}")
         stream.check_at_least(num_classes=(num_classes, source.for_task(task).num_classes))

@@ -143,7 +143,7 @@ def open_parts(
 
 
 def _with_all_names(parts):
-    """Return the parts with the classes of all, where these are counted by the labels that occur."""
+    """Return the parts with the classes of all, where these are counted by their labels."""
     counted = [part for part in parts.each().values() if getattr(part, "names_are_counted", False)]
     if len(counted) < len(parts.each()):
         return parts

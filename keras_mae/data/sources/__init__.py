@@ -32,9 +32,9 @@ def load_source(
         spec: string, `KIND[:ARGUMENT]`: `mnist5k`, `photos`, `folder:PATH`, `zip:FILE`,
             `table:FILE`, `webdataset:PATTERN`, `huggingface:NAME_OR_PATH[:SPLIT]`,
             `tfds:NAME[:SPLIT]` or `tfrecord:GLOB`; with dense targets `digit_scenes[:SIDE]`,
-            `segmentation:IMAGES_DIR,MASKS_DIR` or `coco:ANNOTATIONS.json,IMAGES_DIR`; or `MODULE:CLASS[:ARGUMENT]` for your own
-            subclass of `EncodedSource` or `ArraySource`, which is called with
-            `(argument, seed=seed)`.
+            `segmentation:IMAGES_DIR,MASKS_DIR` or `coco:ANNOTATIONS.json,IMAGES_DIR`; or
+            `MODULE:CLASS[:ARGUMENT]` for your own subclass of `EncodedSource` or `ArraySource`,
+            which is called with `(argument, seed=seed)`.
         seed: int, decides which examples `split` holds out and nothing else. Keep it when a later
             run must hold out the same ones.
         task: "segment" or "detect": open the source with the targets of this task, see

@@ -1,6 +1,5 @@
 """COCO's format: a JSON file of objects, and a folder of images."""
 
-import copy
 import json
 import math
 import os
@@ -14,7 +13,7 @@ import numpy as np
 from keras_mae.data.decode import image_facts
 from keras_mae.data.decoders.base import Facts
 from keras_mae.data.dense_masks import check_mask, decode_mask
-from keras_mae.data.dense_source import IGNORED, MOST_CLASSES, Boxes, DenseSource
+from keras_mae.data.dense_source import IGNORED, MOST_CLASSES, Boxes, DenseSource, numbered
 from keras_mae.data.listing.ranges import read_file
 from keras_mae.data.sources.segmentation import two_paths
 from keras_mae.files import printable
@@ -116,8 +115,8 @@ class Coco(DenseSource):
         if missing:
             more = f" and {len(missing) - _SHOWN:,} more" if len(missing) > _SHOWN else ""
             raise ValueError(
-                f"`dataset` must have each image of the file in {printable(self._root)!r}. Received: "
-                f"no {', '.join(map(printable, missing[:_SHOWN]))}{more}"
+                f"`dataset` must have each image of the file in {printable(self._root)!r}. "
+                f"Received: no {', '.join(map(printable, missing[:_SHOWN]))}{more}"
             )
         places = np.linspace(0, len(self._images) - 1, min(len(self._images), CHECKED)).astype(int)
         with ThreadPoolExecutor(os.cpu_count()) as pool:
@@ -130,8 +129,8 @@ class Coco(DenseSource):
             return
         if (facts.height, facts.width) != (image["height"], image["width"]):
             raise ValueError(
-                "`dataset` must state width and height of images as these are seen, turned by their "
-                f"EXIF. Received: {image['width']} x {image['height']} for "
+                "`dataset` must state width and height of images as these are seen, turned by "
+                f"their EXIF. Received: {image['width']} x {image['height']} for "
                 f"{printable(image['file_name'])!r} of {facts.width} x {facts.height}, in "
                 f"{printable(self.file)!r}"
             )
@@ -290,11 +289,11 @@ class Coco(DenseSource):
         for record in self.indices.tolist():
             for annotation in self._objects[record]:
                 _, _, width, height = annotation["bbox"]
-                defaults = {"area": width * height, "iscrowd": 0}
-                annotations.append({**defaults, **copy.copy(annotation)})
+                annotations.append({"area": width * height, "iscrowd": 0, **annotation})
         return {
+            "info": {},
             "images": [self._images[record] for record in self.indices.tolist()],
-            "annotations": annotations,
+            "annotations": numbered(annotations),
             "categories": self._categories,
         }
 

@@ -16,7 +16,6 @@ from keras_mae.data.dense_labels import (
     read_class_names,
 )
 from keras_mae.data.dense_source import IGNORED, MOST_CLASSES, DenseSource
-from keras_mae.data.listing import names
 from keras_mae.data.listing.ranges import read_file
 from keras_mae.data.listing.tree import read_splits
 from keras_mae.data.sources.folder import walk_images
@@ -145,8 +144,8 @@ class Segmentation(DenseSource):
             return set()
         if labels.shape != (facts.height, facts.width):
             raise ValueError(
-                "`dataset` must have masks of the size of their images as these are seen, turned by "
-                f"their EXIF. Received: {printable(file)!r} of {labels.shape[1]} x "
+                "`dataset` must have masks of the size of their images as these are seen, turned "
+                f"by their EXIF. Received: {printable(file)!r} of {labels.shape[1]} x "
                 f"{labels.shape[0]} pixels, with an image of {facts.width} x {facts.height}"
             )
         return set(np.flatnonzero(np.bincount(labels.ravel())).tolist())
@@ -162,9 +161,9 @@ class Segmentation(DenseSource):
         if IGNORED in stored and self._numbers.table is None:
             pairs = ",".join(f"{number}:{label}" for label, number in enumerate(stored))
             raise ValueError(
-                f"`dataset` must have masks of two classes or more. Received: the labels {stored}, "
-                f"of which {IGNORED} means that a pixel has no class, so that one class is left. If "
-                f"{IGNORED} is a class here, say so by --label_map={pairs}"
+                "`dataset` must have masks of two classes or more. Received: the labels "
+                f"{stored}, of which {IGNORED} means that a pixel has no class, so that one class "
+                f"is left. If {IGNORED} is a class here, say so by --label_map={pairs}"
             )
         raise ValueError(
             "`dataset` must have masks of two classes or more. "
@@ -190,7 +189,8 @@ class Segmentation(DenseSource):
         return read_file(self.path(record)), None
 
     def target(self, record: int) -> np.ndarray:
-        return self._numbers.classes(decode_label_map(read_file(self._masks + self.mask_files[record])))
+        data = read_file(self._masks + self.mask_files[record])
+        return self._numbers.classes(decode_label_map(data))
 
 
 def two_paths(argument, is_first, is_second):
