@@ -4,6 +4,7 @@ Nothing here has a state (see `keras_mae.data.stream`): an image and its target 
 (seed, epoch, example).
 """
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -161,7 +162,8 @@ def stored_labels(
 ) -> np.ndarray:
     """Return the best class of each stored pixel, from scores on the canvas.
 
-    The scores of the part of the canvas that the image covers are resized, then compared.
+    The scores of the part of the canvas that the image covers are resized, then compared. Those
+    around it, which nothing has taught, take no part.
 
     Args:
         scores: float `(h, w, num_classes)`, logits or probabilities of one image as `eval_dataset`
@@ -176,13 +178,17 @@ def stored_labels(
     canvas = image_size or (height, width)
     scale = float(fitted(tf.constant(stored_size), canvas).scale)
     scales = [canvas[0] / (scale * height), canvas[1] / (scale * width)]
+    # A little less, so that a rounded float adds no row.
+    rows, columns = (
+        max(1, math.ceil(side / s - 1e-3)) for side, s in zip(stored_size, scales, strict=True)
+    )
+    scores = scores[:rows, :columns]
     step = max(1, _MOST_VALUES // (stored_size[1] * num_classes))
     parts = []
     for top in range(0, stored_size[0], step):
-        rows = min(step, stored_size[0] - top)
         resized = tf.raw_ops.ScaleAndTranslate(
             images=scores[None],
-            size=(rows, stored_size[1]),
+            size=(min(step, stored_size[0] - top), stored_size[1]),
             scale=scales,
             translation=[-float(top), 0.0],
             kernel_type="triangle",

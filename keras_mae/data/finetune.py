@@ -253,7 +253,7 @@ def balanced_subset(source: Source, count: int, seed: int = 0) -> Source:
     """The same source with `count` labelled examples only, equally many of each class.
 
     Where `count` is no multiple of the classes, some classes, chosen by the seed, have one more.
-    Of images with several labels any `count` are taken.
+    Of images with several labels, label maps or boxes any `count` are taken.
 
     Args:
         source: a `Source` whose `labels()` are known.
@@ -266,6 +266,8 @@ def balanced_subset(source: Source, count: int, seed: int = 0) -> Source:
     """
     source = source.labelled()
     labels = source.labels()
+    if source.task in DENSE_TASKS:
+        labels = np.zeros((source.num_examples, 0), int)
     if labels is None:
         raise ValueError(
             f"`train_examples` must be None for {source.name!r}, whose labels are not known "
