@@ -164,27 +164,23 @@ class Coco(DenseSource):
         """Sort annotations by image; count what will not be as it stands."""
         record_of = {image["id"]: record for record, image in enumerate(self._images)}
         self._objects: list[list[dict]] = [[] for _ in self._images]
-        for annotation in annotations:
-            record = record_of.get(annotation["image_id"])
-            if record is not None:
+        records = [record_of.get(annotation["image_id"], -1) for annotation in annotations]
+        for record, annotation in zip(records, annotations, strict=True):
+            if record >= 0:
                 self._objects[record].append(annotation)
-        self._num_stray = len(annotations) - sum(map(len, self._objects))
-        self._num_cut = self._num_thin = self._most = 0
-        for record, objects in enumerate(self._objects):
-            stored, cut = self._corners(record)
-            has_area = _have_area(cut)
-            is_object = has_area & ~_are_crowds(objects)
-            self._most = max(self._most, int(is_object.sum()))
-            self._num_thin += int((~has_area).sum())
-            # Half a pixel beyond the border is rounding, as COCO's own files have it.
-            self._num_cut += int((has_area & (abs(stored - cut).max(axis=1) > 0.5)).sum())
-
-    def _corners(self, record):
-        """Corners of all boxes of an image, float64 `(n, 4)`, as stored and cut at its border."""
-        boxes = np.array([a["bbox"] for a in self._objects[record]], np.float64).reshape(-1, 4)
-        stored = np.concatenate([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], axis=1)
-        height, width = self.target_size(record)
-        return stored, np.clip(stored, 0, [width, height, width, height])
+        # All at once: image by image it would take longer than to read the file.
+        sizes = np.array([self.target_size(n) for n in range(len(self._images))])
+        is_listed = np.array(records, np.int64) >= 0
+        owners = np.array(records, np.int64)[is_listed]
+        listed = [a for a, record in zip(annotations, records, strict=True) if record >= 0]
+        stored, cut = _corners(listed, sizes[owners])
+        has_area = _have_area(cut)
+        is_object = has_area & ~_are_crowds(listed)
+        self._most = int(np.bincount(owners[is_object], minlength=1).max())
+        self._num_stray = int((~is_listed).sum())
+        self._num_thin = int((~has_area).sum())
+        # Half a pixel beyond the border is rounding, as COCO's own files have it.
+        self._num_cut = int((has_area & (abs(stored - cut).max(axis=1) > 0.5)).sum())
 
     def _class_names(self):
         names = [printable(category["name"]) for category in self._categories]
@@ -262,7 +258,7 @@ class Coco(DenseSource):
 
     def _boxes(self, record):
         objects = self._objects[record]
-        _, corners = self._corners(record)
+        _, corners = _corners(objects, self.target_size(record))
         number = {category: label for label, category in enumerate(self.category_ids)}
         classes = np.array([number[a["category_id"]] for a in objects], np.int64)
         has_area = _have_area(corners)
@@ -305,6 +301,19 @@ def _is_id(value):
 def _is_number(value):
     is_real = isinstance(value, (int, float)) and not isinstance(value, bool)
     return is_real and math.isfinite(value)
+
+
+def _corners(objects, sizes):
+    """Corners of boxes, float64 `(n, 4)`: as stored, and cut at the border of their images.
+
+    Args:
+        objects: n annotations.
+        sizes: ints `(n, 2)` or `(2,)`, height and width.
+    """
+    boxes = np.array([a["bbox"] for a in objects], np.float64).reshape(-1, 4)
+    stored = np.concatenate([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], axis=1)
+    borders = np.asarray(sizes)[..., [1, 0, 1, 0]]
+    return stored, np.clip(stored, 0, borders)
 
 
 def _have_area(corners):
