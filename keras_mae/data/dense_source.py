@@ -40,7 +40,8 @@ class DenseSource(EncodedSource):
 
     Args:
         num_records: int.
-        names: dict of task to the list of its class names, the first task first.
+        names: dict of task to the list of its class names, the first task first; empty where there
+            are labels only.
         seed: int, as in `Source`.
     """
 
@@ -49,14 +50,15 @@ class DenseSource(EncodedSource):
     def __init__(self, num_records: int, names: dict[str, list[str]], *, seed: int = 0) -> None:
         super().__init__(num_records, seed=seed)
         self._names = names
-        self.class_names = next(iter(names.values()))
+        if names:
+            self.class_names = next(iter(names.values()))
 
     @property
     def tasks(self) -> tuple[str, ...]:
         return tuple(self._names)
 
     def for_task(self, task: str) -> Self:
-        if task not in self._names:
+        if task not in self._names or task == self.task:
             return super().for_task(task)
         other = copy.copy(self)
         other.task = task
@@ -116,6 +118,45 @@ class DenseSource(EncodedSource):
             "categories", of plain values: what pycocotools judges detections by.
         """
         raise NotImplementedError
+
+
+def truth_of_targets(source: DenseSource) -> dict[str, Any]:
+    """Return the `truth` of a source that has no file in COCO's format: that of its targets.
+
+    The area of an object is that of its box.
+    """
+    images: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
+    for record in source.indices.tolist():
+        try:
+            size = source.target_size(record) or source.record_size(record)
+            targets = source.target(record)
+        except Exception:  # broken: named when it is read, and judged nowhere
+            continue
+        height, width = size or (0, 0)
+        key = source.image_id(record)
+        names = {"id": key, "file_name": source.key(record)}
+        images.append({**names, "height": height, "width": width})
+        for (left, top, right, bottom), label, is_crowd in zip(*targets, strict=True):
+            box = [float(left), float(top), float(right - left), float(bottom - top)]
+            annotations.append(
+                {
+                    "id": len(annotations) + 1,
+                    "image_id": key,
+                    "category_id": source.category_ids[int(label)],
+                    "bbox": box,
+                    "area": box[2] * box[3],
+                    "iscrowd": int(is_crowd),
+                }
+            )
+    pairs = zip(source.category_ids, source.class_names or (), strict=True)
+    categories = [{"id": key, "name": name} for key, name in pairs]
+    return {
+        "info": {},
+        "images": images,
+        "annotations": annotations,
+        "categories": categories,
+    }
 
 
 def numbered(annotations: list[dict[str, Any]]) -> list[dict[str, Any]]:

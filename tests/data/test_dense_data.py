@@ -36,7 +36,7 @@ def test_a_stream_that_starts_later_is_the_same_to_the_bit(scenes, task):
     assert not np.array_equal(training(scenes, task, 1, seed=1)[0][0], whole[0][0])
 
 
-@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("task", ["segment", pytest.param("detect", marks=pytest.mark.slow)])
 def test_shards_make_up_the_global_batch(scenes, task):
     (whole,) = training(scenes, task, 1)
     parts = [training(scenes, task, 1, num_shards=2, shard_index=n)[0] for n in range(2)]
@@ -44,7 +44,7 @@ def test_shards_make_up_the_global_batch(scenes, task):
         np.testing.assert_array_equal(np.concatenate([p[place] for p in parts]), expected)
 
 
-@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("task", [pytest.param("segment", marks=pytest.mark.slow), "detect"])
 def test_full_batches_of_shards_hold_each_image_once(scenes, task):
     settings = {"image_size": 32, "batch_size": 4, "mean": (0.0,) * 3, "std": (1.0,) * 3}
     plain = list(arrays(eval_dataset(scenes, task=task, **settings)))

@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image
 
 from keras_mae.data.decoders.base import Facts
-from keras_mae.data.dense_source import Boxes, DenseSource
+from keras_mae.data.dense_source import Boxes, DenseSource, truth_of_targets
 from keras_mae.data.sources.mnist5k import MNIST5k
 
 TRAIN, VALIDATION = 4_000, 500
@@ -94,32 +94,7 @@ class DigitScenes(DenseSource):
         return record + 1
 
     def truth(self) -> dict[str, Any]:
-        images: list[dict[str, Any]] = []
-        annotations: list[dict[str, Any]] = []
-        for record in self.indices.tolist():
-            key = self.image_id(record)
-            images.append({"id": key, "file_name": self.key(record)})
-            images[-1] |= {"height": self.side, "width": self.side}
-            _, labels, (boxes, classes, _) = self._scene(record)
-            for (left, top, right, bottom), label in zip(boxes.tolist(), classes, strict=True):
-                pixels = labels[int(top) : int(bottom), int(left) : int(right)] == label + 1
-                annotations.append(
-                    {
-                        "id": len(annotations) + 1,
-                        "image_id": key,
-                        "category_id": int(label) + 1,
-                        "bbox": [left, top, right - left, bottom - top],
-                        "area": int(pixels.sum()),
-                        "iscrowd": 0,
-                    }
-                )
-        categories = [{"id": digit + 1, "name": str(digit)} for digit in range(10)]
-        return {
-            "info": {},
-            "images": images,
-            "annotations": annotations,
-            "categories": categories,
-        }
+        return truth_of_targets(self)
 
     def _scene(self, record):
         """`(pixels, labels, boxes)` of a scene: uint8 `(S, S, 3)`, uint8 `(S, S)`, `Boxes`."""
