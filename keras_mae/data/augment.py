@@ -81,15 +81,27 @@ def random_flip(image: Tensor, uniform: Tensor, flips: str = "horizontal") -> Te
     """
     if flips == "none":
         return image
-    if flips == "horizontal":
-        return tf.cond(uniform < 0.5, lambda: tf.reverse(image, axis=[1]), lambda: image)
-    ways = 4 if flips == "both" else 8
-    way = tf.minimum(tf.cast(uniform * ways, tf.int32), ways - 1)
+    way = flip_way(uniform, flips)
     image = tf.cond(way % 2 == 1, lambda: tf.reverse(image, axis=[1]), lambda: image)
+    if flips == "horizontal":
+        return image
     image = tf.cond(way // 2 % 2 == 1, lambda: tf.reverse(image, axis=[0]), lambda: image)
-    if ways == 4:
+    if flips == "both":
         return image
     return tf.cond(way >= 4, lambda: tf.transpose(image, (1, 0, 2)), lambda: image)
+
+
+def flip_way(uniform: Tensor, flips: str) -> Tensor:
+    """Return which way a uniform number stands for, int32 in [0, 8).
+
+    Bit 0: mirrored left and right; bit 1: up and down; bit 2: then rows become columns.
+    """
+    if flips == "none":
+        return tf.constant(0)
+    if flips == "horizontal":
+        return tf.cast(uniform < 0.5, tf.int32)
+    ways = 4 if flips == "both" else 8
+    return tf.minimum(tf.cast(uniform * ways, tf.int32), ways - 1)
 
 
 def random_shift(image: Tensor, uniforms: Tensor, pixels: int = SHIFT_PIXELS) -> Tensor:

@@ -9,7 +9,8 @@ from collections.abc import Sequence
 import numpy as np
 import tensorflow as tf
 
-from keras_mae.data import augment, stream
+from keras_mae.data import augment, dense, stream
+from keras_mae.data.dense_source import DENSE_TASKS
 from keras_mae.data.mixing import mix, random_erasing
 from keras_mae.data.randaugment import RandAugment
 from keras_mae.data.skips import SkipLog
@@ -29,10 +30,12 @@ def finetune_dataset(
     mean: Sequence[float],
     std: Sequence[float],
     num_classes: int,
+    task: str | None = None,
     value_range: tuple[float, float] | None = None,
     seed: int = 0,
     start_step: int = 0,
     augmentation: str | None = None,
+    scale_jitter: Sequence[float] | None = None,
     crop_area: Sequence[float] | None = None,
     crop_aspect: Sequence[float] | None = None,
     flips: str | None = None,
@@ -59,10 +62,15 @@ def finetune_dataset(
         batch_size: int, images in a global batch.
         mean, std, value_range: as in `pretrain_dataset`.
         num_classes: int, at least the source's. Width of the labels.
+        task: "segment" or "detect" of a source with such targets. Image and target are mirrored,
+            scaled and cut together; what lies around the image is the mean colour. Arguments of
+            crops, and those that mix or change images, are for classes only. None: the source's.
         seed: int >= 0.
         start_step: int >= 0, number of batches to pass over.
         augmentation, crop_area, crop_aspect, flips: as in `pretrain_dataset`, but that crops are
             .08 to 1 of the area by default.
+        scale_jitter: (low, high), with a task: the random scale, relative to the largest at which
+            the whole image fits. None: .1 to 2 for 10,000 images or more, else .5 to 2.
         resize: "bilinear" or "bicubic" (antialiased).
         randaugment: (number of operations, magnitude 0-10), see `RandAugment`; (0, 0): off. It
             comes before normalising.
@@ -78,9 +86,53 @@ def finetune_dataset(
         Dataset of float32 `(batch_size // num_shards, H, W, C)`, as `pretrain_dataset` gives them,
         and float32 `(batch_size // num_shards, num_classes)`, each row of sum 1; of several labels
         an image, 0 and 1 and, mixed, what is between. Images without a label are left out.
+        With the task "segment", label maps int32 `(batch_size // num_shards, H, W)`, 255 where
+        nothing counts and around the image. With "detect", a dict: "boxes", float32
+        `(batch_size // num_shards, n, 4)`, left, top, right, bottom in pixels of the batch, cut at
+        its border; "classes", int32 `(batch_size // num_shards, n)`; n is the most that an image of
+        the data set has, both are padded with -1. A box of which less than a tenth, or no whole
+        pixel, is left is no target, nor is a crowd.
     Raises:
         ValueError: if an argument does not fit; each message names it.
     """
+    task = source.task if task is None else task
+    if task in DENSE_TASKS:
+        for name, value in (
+            ("randaugment", randaugment[0]),
+            ("erasing", erasing),
+            ("mixup", mixup),
+            ("cutmix", cutmix),
+            ("crop_area", crop_area),
+            ("crop_aspect", crop_aspect),
+        ):
+            if value:
+                raise ValueError(f"`{name}` must be left out for {task=}. Received: {value!r}")
+        stream.check_at_least(num_classes=(num_classes, source.for_task(task).num_classes))
+        return dense.training_dataset(
+            source,
+            task,
+            image_size=image_size,
+            batch_size=batch_size,
+            mean=mean,
+            std=std,
+            value_range=value_range,
+            seed=seed,
+            start_step=start_step,
+            augmentation=augmentation,
+            scale_jitter=scale_jitter,
+            flips=flips,
+            resize=resize,
+            shard_index=shard_index,
+            num_shards=num_shards,
+            on_skip=on_skip,
+            num_parallel_calls=num_parallel_calls,
+            prefetch=prefetch,
+        )
+    if scale_jitter is not None:
+        raise ValueError(
+            f"`scale_jitter` must be None without a task that has one. Received: {scale_jitter!r}"
+        )
+    source = source.for_task(task)
     views = stream.make_views(
         source,
         image_size=image_size,
@@ -201,7 +253,7 @@ def balanced_subset(source: Source, count: int, seed: int = 0) -> Source:
     """The same source with `count` labelled examples only, equally many of each class.
 
     Where `count` is no multiple of the classes, some classes, chosen by the seed, have one more.
-    Of images with several labels any `count` are taken.
+    Of images with several labels, label maps or boxes any `count` are taken.
 
     Args:
         source: a `Source` whose `labels()` are known.
@@ -214,6 +266,8 @@ def balanced_subset(source: Source, count: int, seed: int = 0) -> Source:
     """
     source = source.labelled()
     labels = source.labels()
+    if source.task in DENSE_TASKS:
+        labels = np.zeros((source.num_examples, 0), int)
     if labels is None:
         raise ValueError(
             f"`train_examples` must be None for {source.name!r}, whose labels are not known "

@@ -130,7 +130,7 @@ def open_parts(
     if test_dataset is not None:
         test = load_source(test_dataset, seed=seed, **options)
         origin["test"] = test_dataset
-    opened = Parts(source, train, heldout, test, origin)
+    opened = _with_all_names(Parts(source, train, heldout, test, origin))
     _check_alike(opened, {"heldout": validation_dataset, "test": test_dataset})
     # Range and statistics are those of the training images.
     opened = _seen_alike(opened)
@@ -140,6 +140,15 @@ def open_parts(
     if note := copies_note(opened):
         opened.notes.append(note)
     return opened
+
+
+def _with_all_names(parts):
+    """Return the parts with the classes of all, where these are counted by their labels."""
+    counted = [part for part in parts.each().values() if getattr(part, "names_are_counted", False)]
+    if len(counted) < len(parts.each()):
+        return parts
+    names = max((part.class_names for part in counted), key=len)
+    return parts.map(lambda part: part.with_names(names))
 
 
 def _by_class(train):

@@ -8,7 +8,8 @@ from collections.abc import Sequence
 import numpy as np
 import tensorflow as tf
 
-from keras_mae.data import augment, stream
+from keras_mae.data import augment, dense, stream
+from keras_mae.data.dense_source import DENSE_TASKS
 from keras_mae.data.reader import make_reader
 from keras_mae.data.skips import SkipLog
 from keras_mae.data.sources.base import NO_LABEL, ArraySource, Source
@@ -133,6 +134,7 @@ def eval_dataset(
     batch_size: int,
     mean: Sequence[float],
     std: Sequence[float],
+    task: str | None = None,
     value_range: tuple[float, float] | None = None,
     with_labels: bool = True,
     with_weights: bool = False,
@@ -154,6 +156,9 @@ def eval_dataset(
         image_size: int or `(H, W)`, pixels.
         batch_size: int, images in a global batch.
         mean, std, value_range: as in `pretrain_dataset`.
+        task: "segment" or "detect" of a source with such targets. The whole image is then resized,
+            antialiased, to the largest size that fits, and lies at the top left; around it is the
+            mean colour. `keras_mae.data.dense` has the way back. None: the source's.
         with_labels: bool. Give `(images, labels)`, of the images that have a label; else images
             only.
         with_weights: bool. Give `(images, labels, weights)`, in batches that are all full: weights
@@ -167,10 +172,31 @@ def eval_dataset(
     Returns:
         Dataset of float32 `(b, H, W, C)` and, with labels, int64 `(b,)`, b <= batch_size; with
         weights, b is `batch_size // num_shards`. Of several labels an image, labels are
-        `(b, num_classes)` of 0 and 1.
+        `(b, num_classes)` of 0 and 1. With a task, label maps or a dict of boxes and classes, as in
+        `finetune_dataset`.
     Raises:
         ValueError: if an argument does not fit, or labels are wanted of a source without.
     """
+    task = source.task if task is None else task
+    if task in DENSE_TASKS:
+        return dense.evaluation_dataset(
+            source,
+            task,
+            image_size=image_size,
+            batch_size=batch_size,
+            mean=mean,
+            std=std,
+            value_range=value_range,
+            with_labels=with_labels,
+            with_weights=with_weights,
+            resize=resize,
+            shard_index=shard_index,
+            num_shards=num_shards,
+            on_skip=on_skip,
+            num_parallel_calls=num_parallel_calls,
+            prefetch=prefetch,
+        )
+    source = source.for_task(task)
     image_size = augment.check_image_size(image_size)
     augment.check_resize(resize)
     stream.check_shards(batch_size, shard_index, num_shards)

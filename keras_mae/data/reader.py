@@ -130,7 +130,9 @@ class EncodedReader:
             [tf.string, tf.int64],
         )
         num_facts = _FACTS + int(np.prod(self.label_shape))
-        facts = tf.ensure_shape(facts, (num_facts,))
+        return self._handle(payload, tf.ensure_shape(facts, (num_facts,)))
+
+    def _handle(self, payload, facts):
         return EncodedHandle(payload, facts, self.sensor.channels, self.label_shape)
 
     def _read_or_blank(self, example):

@@ -30,6 +30,7 @@ def training_batches(
     start_step,
     sensor=None,
     on_skip=None,
+    make_reader=make_reader,
     num_parallel_calls=tf.data.AUTOTUNE,
 ):
     """Return an endless dataset of the batches that one worker trains on.
@@ -48,6 +49,7 @@ def training_batches(
         start_step: int >= 0, number of global batches to pass over.
         sensor: `Sensor`, how pixels are seen, or None: the source's own.
         on_skip: a `SkipLog`, or None for a new one, in memory.
+        make_reader: function of `(source, sensor, on_skip)` to a reader.
         num_parallel_calls: as in `tf.data`.
     Returns:
         Dataset of `(transformed, labels)`: what `transform` gives, stacked to
@@ -182,12 +184,18 @@ def make_views(
     image_size = augment.check_image_size(image_size)
     augment.check_resize(resize)
     augmentation = check_augmentation(augmentation, source)
-    if flips is None:
-        flips = "horizontal" if augmentation == "crop" else "none"
-    augment.check_flips(flips)
+    flips = default_flips(flips, augmentation, source)
     area = _check_range("crop_area", crop_area or default_area, 1)
     aspect = _check_range("crop_aspect", crop_aspect or augment.CROP_ASPECT, np.inf)
     return Views(augmentation, image_size, resize, area, aspect, flips, source)
+
+
+def default_flips(flips, augmentation, source):
+    """Return one of `augment.FLIPS`, the source's own for None, or raise a ValueError."""
+    if flips is None:
+        flips = source.flips or ("horizontal" if augmentation == "crop" else "none")
+    augment.check_flips(flips)
+    return flips
 
 
 def _check_range(name, value, most):
@@ -280,8 +288,8 @@ def check_augmentation(augmentation, source):
 
 
 def check_labels(source, with_labels):
-    """Raise a ValueError if labels are wanted of a source that has none."""
-    if with_labels and source.num_classes is None:
+    """Raise a ValueError if labels are wanted of a source that has none, or other targets."""
+    if with_labels and (source.num_classes is None or source.task != "classify"):
         raise ValueError(
             f"`with_labels` must be False for {source.name!r}, which has no labels. "
             f"Received: {with_labels}"

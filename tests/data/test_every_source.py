@@ -9,7 +9,9 @@ import textwrap
 import zipfile
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 from source_checks import FileSourceChecks, SourceChecks, png
 
 from keras_mae import registry
@@ -56,6 +58,32 @@ def write_files(folder, files):
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(data)
+
+
+class TestDigitScenes(SourceChecks):
+    spec = "digit_scenes:32"
+
+
+class TestSegmentation(SourceChecks):
+    @pytest.fixture
+    def source(self, tmp_path):
+        write_files(tmp_path / "images", {f"{number}.png": png(number) for number in range(12)})
+        (tmp_path / "masks").mkdir()
+        for number in range(12):
+            labels = np.arange(20 * 24).reshape(20, 24) % 3
+            Image.fromarray(labels.astype("uint8")).save(tmp_path / f"masks/{number}.png")
+        return load_source(f"segmentation:{tmp_path}/images,{tmp_path}/masks")
+
+
+class TestCoco(SourceChecks):
+    @pytest.fixture
+    def source(self, tmp_path):
+        write_files(tmp_path / "images", {f"{number}.png": png(number) for number in range(12)})
+        images = [{"id": n, "file_name": f"{n}.png", "width": 24, "height": 20} for n in range(12)]
+        box = {"id": 1, "image_id": 3, "category_id": 5, "bbox": [1, 2, 8, 9]}
+        file = {"images": images, "annotations": [box], "categories": [{"id": 5, "name": "a"}]}
+        (tmp_path / "truth.json").write_text(json.dumps(file))
+        return load_source(f"coco:{tmp_path}/truth.json,{tmp_path}/images")
 
 
 class TestFolder(SourceChecks):
@@ -179,10 +207,13 @@ class TestOwn(SourceChecks):
 
 def test_the_kinds_are_the_files():
     assert registry.names("keras_mae.data.sources") == [
+        "coco",
+        "digit_scenes",
         "folder",
         "huggingface",
         "mnist5k",
         "photos",
+        "segmentation",
         "table",
         "tfds",
         "tfrecord",

@@ -1,9 +1,11 @@
 """tensorflow-datasets for real: built from the embedded digits, prepared to disk, read back."""
 
+import io
 import sys
 
 import numpy as np
 import pytest
+from PIL import Image
 from source_checks import SourceChecks
 
 from keras_mae.data import eval_dataset, load_source, pretrain_dataset
@@ -143,3 +145,97 @@ def test_extra_that_is_not_installed(monkeypatch):
     monkeypatch.setitem(sys.modules, "tensorflow_datasets", None)
     with pytest.raises(ValueError, match=r'pip install "keras_mae\[tfds\]"'):
         load_source("tfds:mnist")
+
+
+@pytest.fixture(scope="module", params=["tfrecord", "array_record"])
+def prepared_scenes(request, tmp_path_factory):
+    """Scenes with objects and label maps as tensorflow-datasets has them; the first without any."""
+    scenes = load_source("digit_scenes:32")
+
+    class Scenes(tfds.core.GeneratorBasedBuilder):
+        VERSION = tfds.core.Version("1.0.0")
+        name = f"scenes_{request.param}"
+
+        def _info(self):
+            objects = {
+                "bbox": tfds.features.BBoxFeature(),
+                "label": tfds.features.ClassLabel(num_classes=10),
+                "is_crowd": np.bool_,
+            }
+            features = {
+                "image": tfds.features.Image(shape=(None, None, 3)),
+                "objects": tfds.features.Sequence(objects),
+                "segmentation_mask": tfds.features.Image(shape=(None, None, 1)),
+            }
+            return tfds.core.DatasetInfo(
+                builder=self, features=tfds.features.FeaturesDict(features)
+            )
+
+        def _split_generators(self, dl_manager):
+            return {"train": self._generate_examples()}
+
+        def _generate_examples(self):
+            for record in range(6):
+                boxes, classes, _ = scenes.for_task("detect").target(record)
+                targets = zip(boxes, classes, strict=True) if record else []
+                objects = [
+                    {
+                        "bbox": tfds.features.BBox(*(box[[1, 0, 3, 2]] / 32)),
+                        "label": int(label),
+                        "is_crowd": record == 2,
+                    }
+                    for box, label in targets
+                ]
+                labels = scenes.for_task("segment").target(record)
+                yield (
+                    record,
+                    {
+                        "image": scenes.read(record)[0],
+                        "objects": objects,
+                        "segmentation_mask": labels[..., None],
+                    },
+                )
+
+    folder = tmp_path_factory.mktemp("tfds")
+    Scenes(data_dir=folder, file_format=request.param).download_and_prepare()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tfds.core.constants, "DATA_DIR", str(folder))
+        patch.setenv("TFDS_DATA_DIR", str(folder))
+        yield Scenes.name, scenes
+
+
+def test_objects_and_label_maps_are_targets(prepared_scenes):
+    name, scenes = prepared_scenes
+    source = load_source(f"tfds:{name}")
+    assert source.tasks == ("detect", "segment") and source.num_classes is None
+    detect, segment = source.for_task("detect"), source.for_task("segment")
+    assert detect.class_names == [str(digit) for digit in range(10)]
+    found = set()
+    for record in range(6):
+        pixels = np.asarray(Image.open(io.BytesIO(source.read(record)[0])))
+        own = [r for r in range(6) if np.array_equal(scenes.read(r)[0], pixels)][0]
+        found.add(own)
+        labels = scenes.for_task("segment").target(own)
+        np.testing.assert_array_equal(segment.target(record), labels)
+        boxes, classes, is_crowd = detect.target(record)
+        expected = scenes.for_task("detect").target(own)
+        if own == 0:
+            assert boxes.shape == (0, 4)
+            continue
+        np.testing.assert_allclose(boxes, expected.boxes, atol=1e-4)
+        assert classes.tolist() == expected.classes.tolist()
+        assert is_crowd.tolist() == [own == 2] * len(boxes)
+    assert found == set(range(6))
+    largest = max(scenes.for_task("segment").target(record).max() for record in range(6))
+    assert segment.num_classes == largest + 1
+    assert detect.most_boxes == max(len(detect.target(record).boxes) for record in range(6))
+    settings = {**SETTINGS, "mean": (0.0,) * 3, "std": (1.0,) * 3, "image_size": 32}
+    ((images, labels),) = eval_dataset(detect, **settings)
+    assert images.shape == (6, 32, 32, 3) and labels["boxes"].shape == (6, detect.most_boxes, 4)
+    ((_, maps),) = eval_dataset(segment, **settings)
+    np.testing.assert_array_equal(maps[3], segment.target(3))
+    truth = detect.truth()
+    assert len(truth["images"]) == 6 and truth["images"][0]["width"] == 32
+    assert sum(a["iscrowd"] for a in truth["annotations"]) == len(
+        scenes.for_task("detect").target(2).boxes
+    )

@@ -54,14 +54,33 @@ def read_tree(names: Sequence[str], shown: str) -> Tree:
     folders = _split_folders(set(tops), shown)
     if folders is None:
         return _classes(tops)
-    _check_each_split_once(folders, shown)
-    places = {top: np.flatnonzero([t == top for t in tops]) for top in folders}
+    places = _places(tops, folders, shown)
     inner, _ = _cut_top(rest)
     _check_same_classes({top: [inner[i] for i in places[top]] for top in folders}, shown)
     tree = _classes(inner)
-    return dataclasses.replace(
-        tree, own_parts={folders[top]: places[top] for top in sorted(folders, key=_in_order)}
-    )
+    return dataclasses.replace(tree, own_parts=_parts(folders, places))
+
+
+def read_splits(names: Sequence[str], shown: str) -> dict[str, np.ndarray] | None:
+    """Return the `own_parts` of a `Tree`, whatever the folders below the splits are.
+
+    Args:
+        names, shown: as in `read_tree`.
+    Raises:
+        ValueError: as `read_tree`, but not for folders of classes.
+    """
+    tops, _ = _cut_top(names)
+    folders = _split_folders(set(tops), shown)
+    return None if folders is None else _parts(folders, _places(tops, folders, shown))
+
+
+def _places(tops, folders, shown):
+    _check_each_split_once(folders, shown)
+    return {top: np.flatnonzero([t == top for t in tops]) for top in folders}
+
+
+def _parts(folders, places):
+    return {folders[top]: places[top] for top in sorted(folders, key=_in_order)}
 
 
 def _in_order(folder):

@@ -18,6 +18,7 @@ def load_source(
     spec: AnyPath,
     *,
     seed: int = 0,
+    task: str | None = None,
     channels: int | None = None,
     bands: Sequence[int] | None = None,
     value_range: Sequence[float] | None = None,
@@ -30,11 +31,14 @@ def load_source(
     Args:
         spec: string, `KIND[:ARGUMENT]`: `mnist5k`, `photos`, `folder:PATH`, `zip:FILE`,
             `table:FILE`, `webdataset:PATTERN`, `huggingface:NAME_OR_PATH[:SPLIT]`,
-            `tfds:NAME[:SPLIT]` or `tfrecord:GLOB`; or `MODULE:CLASS[:ARGUMENT]` for your own
-            subclass of `EncodedSource` or `ArraySource`, which is called with
-            `(argument, seed=seed)`.
+            `tfds:NAME[:SPLIT]` or `tfrecord:GLOB`; with dense targets `digit_scenes[:SIDE]`,
+            `segmentation:IMAGES_DIR,MASKS_DIR` or `coco:ANNOTATIONS.json,IMAGES_DIR`; or
+            `MODULE:CLASS[:ARGUMENT]` for your own subclass of `EncodedSource` or `ArraySource`,
+            which is called with `(argument, seed=seed)`.
         seed: int, decides which examples `split` holds out and nothing else. Keep it when a later
             run must hold out the same ones.
+        task: "segment" or "detect": open the source with the targets of this task, see
+            `Source.for_task`. None: as it is, with its labels where it has some.
         channels, bands, value_range, statistics, background: how pixels are seen, see
             `keras_mae.data.SensorOptions`; for image files only. None: a sample tells.
         **options: of the kind of source, such as `label_column` of a table; None is as if left out.
@@ -73,7 +77,8 @@ def load_source(
         raise ValueError(f"`{key}` must be None for {name!r}, in memory. Received: {value!r}")
     sensor = SensorOptions(**pixels)
     source = kind(argument, seed=seed, **given)
-    return source.with_options(sensor) if pixels else source
+    source = source.with_options(sensor) if pixels else source
+    return source if task is None else source.for_task(task)
 
 
 def _frozen(statistics):

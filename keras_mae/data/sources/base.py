@@ -44,6 +44,8 @@ class Source:
         num_classes: int, or None where there are no labels.
         class_names: list of strings in label order, or None.
         multi_label: bool. Whether an image can have several labels, or none.
+        task: string, what the targets are for: "classify", of labels, or of a source with other
+            targets "segment" or "detect", see `keras_mae.data.dense_source`.
         own_parts: dict of int arrays, the records that the data set itself has under "train",
             "validation" and "test"; None where it does not say.
         notes: list of strings, what a person should know before a run.
@@ -52,6 +54,8 @@ class Source:
         mean, std: tuples of floats, one a channel, of values mapped to [0, 1].
         image_size: `(H, W)` in pixels where all images have it, else None.
         augmentation: "crop", "shift" or "none", what training does to an image by default.
+        flips: how images are mirrored by default, one of `keras_mae.data.augment.FLIPS`; None:
+            "horizontal" with crops, else not.
         order_guarantee: string, how well an epoch is shuffled and at what cost.
         default_holdout: float, the share that `split()` holds out.
         OPTIONS: names of the constructor's keyword arguments beside `seed`, which `load_source`
@@ -68,6 +72,7 @@ class Source:
     num_classes: int | None = None
     class_names: list[str] | None = None
     multi_label = False
+    task = "classify"
     own_parts: dict[str, np.ndarray] | None = None
     channels = 3
     value_range: tuple[float, float] = BYTE_RANGE
@@ -75,6 +80,7 @@ class Source:
     std: tuple[float, ...] = IMAGENET_STD
     image_size: tuple[int, int] | None = None
     augmentation = "crop"
+    flips: str | None = None
     order_guarantee = GLOBAL_SHUFFLE + ", read by random access"
     default_holdout = 0.05
     _whole: Any = None
@@ -108,6 +114,22 @@ class Source:
         The share of broken images is judged over it: one of the three held out is not a third.
         """
         return self if self._whole is None else self._whole
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """The tasks that there are targets for."""
+        return (self.task,)
+
+    def for_task(self, task: str) -> Self:
+        """The same source with the targets of a task.
+
+        Raises:
+            ValueError: if it has none for the task.
+        """
+        if task != self.task:
+            tasks = ", ".join(map(repr, self.tasks))
+            raise ValueError(f"`task` must be {tasks} for {self.name!r}. Received: {task!r}")
+        return self
 
     def judged_with(self, whole: Any) -> Self:
         """The same source as a part of all images of a run; see `whole`."""

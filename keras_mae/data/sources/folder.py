@@ -40,7 +40,7 @@ class Folder(EncodedSource):
                 f"{'which is a file' if is_there else 'which is not there'}"
             )
         self._prefix = str(self.root / "-")[:-1]
-        self.files = sorted(_walk(str(self.root), "", ()))
+        self.files = sorted(walk_images(str(self.root)))
         if not self.files:
             raise ValueError(
                 "`dataset` must be a folder with images "
@@ -77,6 +77,11 @@ class Folder(EncodedSource):
     def read(self, record: int) -> tuple[Any, int | None]:
         label = None if self._labels is None else int(self._labels[record])
         return read_file(self.path(record)), label
+
+
+def walk_images(root: str) -> list[str]:
+    """Return the relative paths, with "/", of all that is called an image under a folder."""
+    return _walk(root, "", ())
 
 
 def _walk(root, prefix, above):
