@@ -20,6 +20,7 @@ if TYPE_CHECKING:
         load_encoder,
         load_pretrained,
         load_weights_into,
+        push_to_hub,
         save_pretrained,
     )
     from keras_mae.models import (
@@ -51,6 +52,7 @@ _HOMES = {
     "load_pretrained": "keras_mae.interop",
     "load_weights_into": "keras_mae.interop",
     "pretrain": "keras_mae.tasks.pretrain",
+    "push_to_hub": "keras_mae.interop",
     "save_pretrained": "keras_mae.interop",
     "training": "keras_mae.training",
 }
@@ -76,6 +78,7 @@ __all__ = [
     "load_pretrained",
     "load_weights_into",
     "pretrain",
+    "push_to_hub",
     "save_pretrained",
     "training",
 ]

@@ -85,10 +85,23 @@ Every format needs `pip install "keras_mae[export]"`, a SavedModel only for its 
         "keras_mae.commands.functions:convert",
         """Turn a checkpoint of one library into another's, and check what was written.
 
-Files of PyTorch, read or written, need `pip install "keras_mae[interop]"`.
+Files of PyTorch, read or written, need `pip install "keras_mae[interop]"`; weights on the Hugging
+Face hub (hf://) "keras_mae[hub]"; writing KerasHub's presets "keras_mae[keras_hub]".
 
     {program} --source=downloads/vit-mae-base --target=mae.keras --format=keras
-    {program} --source=saved_models/mae_mnist5k --target=mae_hf --format=hf""",
+    {program} --source=saved_models/mae_mnist5k --target=mae_hf --format=hf
+    {program} --source=hf://facebook/vit-mae-base --target=preset --format=keras_hub""",
+    ),
+    "push": Command(
+        "keras_mae.settings.tools:PushSettings",
+        "keras_mae.commands.functions:push",
+        """Put a model on the Hugging Face hub, with a model card made from its run.
+
+It needs `pip install "keras_mae[hub]"` and a token that may write: in HF_TOKEN, or of `hf auth
+login`. What it prints at the end opens the model again, here or with --encoder elsewhere.
+
+    {program} --source=saved_models/mae_mnist5k --repo=me/mae-digits --licence=apache-2.0
+    {program} --source=saved_models/few --repo=me/digits --licence=mit --format=keras_hub""",
     ),
     "reconstruct": Command(
         "keras_mae.settings.tools:ReconstructSettings",

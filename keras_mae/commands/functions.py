@@ -13,7 +13,8 @@ from keras_mae.data import evaluation_transform
 from keras_mae.data.decode import decode_image, reason_of
 from keras_mae.data.sensor import Sensor
 from keras_mae.files import check_writable, printable, save_model
-from keras_mae.interop import load_pretrained, save_pretrained
+from keras_mae.interop import load_pretrained, push_to_hub, save_pretrained
+from keras_mae.interop.hub import is_hub
 from keras_mae.models import MaskedAutoencoder
 from keras_mae.models.weights import get_weights
 from keras_mae.pixels import normalize
@@ -66,7 +67,9 @@ def read_picture(path, encoder):
 
 
 def load_autoencoder(path):
-    """Return the `MaskedAutoencoder` of a `.keras` file, or of a directory with `mae.keras`."""
+    """Return the `MaskedAutoencoder` of a `.keras` file, of a directory with `mae.keras`, or hf://."""
+    if is_hub(path):
+        return MaskedAutoencoder.from_preset(path)
     path = Path(path)
     file = path / "mae.keras" if path.is_dir() else path
     if not file.is_file():
@@ -99,6 +102,8 @@ def convert(settings):
         raise FileExistsError(f"`target` must be new. Received: {target}")
     else:
         save_model(model, target)
+    if settings.format == "keras_hub" and isinstance(model, MaskedAutoencoder):
+        model = model.encoder
     weights, outputs = largest_differences(model, load_pretrained(target))
     print(
         f"{target}: written and read back; largest difference of a weight {weights:g}, "
@@ -107,6 +112,20 @@ def convert(settings):
     if max(weights, outputs) > LARGEST_DIFFERENCE:
         return "what was written is not what was read"
     return None
+
+
+def push(settings):
+    """Put a model on the Hugging Face hub, and print its name there."""
+    name = push_to_hub(
+        settings.source,
+        settings.repo,
+        settings.format,
+        licence=settings.licence,
+        private=settings.private,
+        data=settings.data,
+        figure=settings.figure,
+    )
+    print(f"Pushed: {name}")
 
 
 def largest_differences(model, other):

@@ -7,6 +7,7 @@ from pathlib import Path
 import keras
 
 from keras_mae.files import saved_model_path
+from keras_mae.interop.hub import resolve
 from keras_mae.interop.load import load_pretrained
 from keras_mae.models.encoder import ViTEncoder
 from keras_mae.models.openers import open_encoder, register_opener
@@ -34,6 +35,8 @@ def load_encoder(
         encoder = keras_mae.load_encoder("saved_models/mae_mnist5k")
         classifier = keras_mae.ViTClassifier(encoder, num_classes=10)
     """
+    if isinstance(source, str | os.PathLike):
+        source = resolve(source)
     if (version := saved_model_path(source)) is not None:
         known = (version / CARD).exists()
         given = () if known else (mean, std, value_range)

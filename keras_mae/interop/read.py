@@ -10,9 +10,11 @@ from typing import Any
 
 import numpy as np
 
+from keras_mae.interop import keras_hub_format
 from keras_mae.interop import transformers_format as hf
 from keras_mae.interop.copies import model_weights
 from keras_mae.interop.dialects import to_reference_names
+from keras_mae.interop.hub import resolve
 from keras_mae.interop.keras_format import read_keras
 from keras_mae.interop.leftovers import say_left_out, sort_unknown, unsupported
 from keras_mae.interop.names import our_name, to_our_layout
@@ -69,7 +71,9 @@ def read_checkpoint(path: AnyPath) -> Checkpoint:
         ValueError: if it is broken, unsafe, or of another kind.
         ImportError: if it needs PyTorch, and PyTorch is not installed.
     """
-    path = find_file(os.fspath(path))
+    path = find_file(os.fspath(resolve(path)))
+    if keras_hub_format.is_preset(path):
+        return Checkpoint(*keras_hub_format.read_preset(path), hints=_OUR_ROWS)
     if path.endswith(SUFFIX):
         return _from_reference(path, read_shards(path, _read_file), {})
     if _starts_a_zip(path) and _is_keras_archive(path):
@@ -258,7 +262,8 @@ def find_file(path: str) -> str:
     if not os.path.isdir(path):
         raise FileNotFoundError(f"`path` must be a file or a folder. Received: {path}")
     files = sorted(os.listdir(path))
-    usual = (*_KERAS_NAMES, *(f"{name}{end}" for name in _TORCH_NAMES for end in ("", SUFFIX)))
+    names = (_TORCH_NAMES[0], keras_hub_format.WEIGHTS_FILE, _TORCH_NAMES[1])
+    usual = (*_KERAS_NAMES, *(f"{name}{end}" for name in names for end in ("", SUFFIX)))
     found = [name for name in usual if name in files][:1]
     found = found or [f for f in files if f.endswith(SUFFIX)]
     found = found or [f for f in files if f.endswith((".keras", ".safetensors", ".pth", ".bin"))]

@@ -11,6 +11,7 @@ import numpy as np
 from keras_mae.files import new_directory
 from keras_mae.interop import transformers_format as hf
 from keras_mae.interop.keras_format import flat_config, kind_of
+from keras_mae.interop.keras_hub_format import save_preset
 from keras_mae.interop.names import reference_name, to_reference_layout
 from keras_mae.interop.read import CONFIG_KEY
 from keras_mae.layers.masking import MaskRatioSchedule
@@ -19,7 +20,7 @@ from keras_mae.types import AnyPath
 
 logger = logging.getLogger(__name__)
 
-FORMATS = ("hf", "meta")
+FORMATS = ("hf", "meta", "keras_hub")
 
 
 def save_pretrained(model: keras.Model, directory: AnyPath, format: str = "hf") -> None:
@@ -30,15 +31,18 @@ def save_pretrained(model: keras.Model, directory: AnyPath, format: str = "hf") 
     a classifier as ViTForImageClassification. "meta": `checkpoint.pth`, a PyTorch file with the
     names of Meta's and timm's models, and this model's arguments under a key that they ignore.
     Names of classes are transformers' `id2label`; a value range is its preprocessor's factor.
+    "keras_hub": a preset, which `keras_hub.models.Backbone.from_preset` opens as a ViTBackbone, and
+    of a classifier `ImageClassifier.from_preset` as a ViTImageClassifier; its image converter
+    normalises values of the value range. An autoencoder's decoder is left out.
 
     Args:
         model: `MaskedAutoencoder`, `ViTEncoder` or `ViTClassifier`.
         directory: str or path. It appears whole or not at all.
-        format: "hf" or "meta".
+        format: "hf", "meta" or "keras_hub".
     Raises:
         FileExistsError: if `directory` exists and is not empty.
         ValueError: if the model is one that the format cannot hold.
-        ImportError: for "meta" where torch is not installed.
+        ImportError: for "meta" where torch is not installed, for "keras_hub" where KerasHub is not.
     """
     if format not in FORMATS:
         raise ValueError(f"`format` must be one of {list(FORMATS)}. Received: {format!r}")
@@ -51,6 +55,11 @@ def save_pretrained(model: keras.Model, directory: AnyPath, format: str = "hf") 
             "`model` must pool the last block's tokens only: no other library's classifier pools "
             f"more. Received: pooled_blocks={config['pooled_blocks']}; use '.keras'"
         )
+    if format == "keras_hub":
+        with new_directory(directory) as folder:
+            folder.mkdir()
+            save_preset(model, folder, kind, config)
+        return
     _check_decoder(config)
     if isinstance(getattr(model, "mask_ratio", None), MaskRatioSchedule) and format == "hf":
         config["mask_ratio"] = model.mask_ratio.ratios[-1]

@@ -20,6 +20,7 @@ from keras_mae.models.decoder import MAEDecoder
 from keras_mae.models.encoder import ViTEncoder, check_images
 from keras_mae.models.inputs import check_normalised, first_images
 from keras_mae.models.losses import PatchReconstructionLoss, normalize_patches
+from keras_mae.models.openers import HUB_SCHEME, open_model
 from keras_mae.models.reconstruction import restore_pixels
 from keras_mae.models.steps import TrainedInParts, logs_for_keras
 from keras_mae.pixels import BYTE_RANGE
@@ -165,14 +166,24 @@ class MaskedAutoencoder(TrainedInParts):
 
     @classmethod
     def from_preset(cls, name: str, **overrides: Any) -> Self:
-        """Make a model, randomly initialised, of a named architecture.
+        """Make a model of a named architecture, randomly initialised, or of weights on the hub.
 
         Args:
-            name: one of `keras_mae.list_presets()`.
-            **overrides: any arguments of `MaskedAutoencoder`, in place of the preset's.
+            name: one of `keras_mae.list_presets()`; or `hf://OWNER/NAME[@REVISION][/FILE]`, an
+                encoder with its decoder, pre-trained.
+            **overrides: any arguments of `MaskedAutoencoder`, in place of the preset's or the
+                file's.
         Raises:
-            ValueError: for an unknown name or argument.
+            ValueError: for an unknown name or argument, or a file without a decoder.
         """
+        if name.startswith(HUB_SCHEME):
+            model = open_model(name, **overrides)
+            if not isinstance(model, cls):
+                raise ValueError(
+                    f"`name` must be of a {cls.__name__}, encoder and decoder. Received: {name}, "
+                    f"which holds a {type(model).__name__}; keras_mae.load_pretrained opens it"
+                )
+            return model
         config = preset_config(name)
         valid = {*inspect.signature(cls.__init__).parameters, "dtype"} - {"self", "kwargs"}
         unknown = sorted(set(overrides) - valid)

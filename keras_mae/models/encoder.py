@@ -1,5 +1,6 @@
 """The vision transformer encoder: all patches of an image, or the visible ones only."""
 
+import inspect
 import math
 from collections.abc import Sequence
 from typing import Any, Self
@@ -18,8 +19,10 @@ from keras_mae.layers.arguments import (
 from keras_mae.layers.patches import PatchEmbedding, gather_tokens, patchify
 from keras_mae.layers.positions import PositionTable
 from keras_mae.layers.transformer import TransformerBlock, layer_norm, recomputed
+from keras_mae.models.openers import HUB_SCHEME, open_encoder, open_model
 from keras_mae.models.weights import assign_weights, get_weights
 from keras_mae.pixels import BYTE_RANGE, check_value_range
+from keras_mae.presets import preset_config
 from keras_mae.types import Shape, Size, Tensor
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -220,6 +223,31 @@ class ViTEncoder(keras.Model):
         # sets it; it changes no number and is not part of the config.
         self.recompute = False
         self.build((None, *self.image_size, channels))
+
+    @classmethod
+    def from_preset(cls, name: str, **overrides: Any) -> Self:
+        """Make an encoder of a named architecture, randomly initialised, or of weights on the hub.
+
+        Args:
+            name: one of `keras_mae.list_presets()`; or `hf://OWNER/NAME[@REVISION][/FILE]`,
+                whatever holds an encoder there.
+            **overrides: any arguments of `ViTEncoder`, in place of the preset's or the file's;
+                positions follow an `image_size`.
+        Raises:
+            ValueError: for an unknown name or argument.
+        Example:
+            encoder = ViTEncoder.from_preset("mae_vit_tiny_patch16", image_size=64)
+        """
+        valid = {*inspect.signature(cls.__init__).parameters, "dtype"} - {"self", "kwargs"}
+        unknown = sorted(set(overrides) - valid)
+        if unknown:
+            raise ValueError(f"`overrides` must be among {sorted(valid)}. Received: {unknown}")
+        if name.startswith(HUB_SCHEME):
+            encoder = open_encoder(open_model(name))
+            return encoder.adapted(**overrides) if overrides else encoder
+        config = preset_config(name)
+        config = {key: v for key, v in config.items() if not key.startswith("decoder_")}
+        return cls(**{**config, **overrides})
 
     def build(self, input_shape: Shape) -> None:
         if self.built:

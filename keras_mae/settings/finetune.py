@@ -135,8 +135,9 @@ class FinetuneSettings(RunSettings):
 
     encoder: str | None = setting(
         None,
-        "A run's directory, a .keras file, another library's checkpoint, or a SavedModel's "
-        "directory. Without one: a new encoder of --preset, for scratch, linear and knn.",
+        "A run's directory, a .keras file, another library's checkpoint, hf://OWNER/NAME, or a "
+        "SavedModel's directory. Without one: a new encoder of --preset, for scratch, linear and "
+        "knn.",
         MODEL,
         fixes=False,  # the run is of its weights, wherever they lie
         sweep=False,

@@ -53,7 +53,7 @@ class ReportSettings(DataSettings):
 
     encoder: str | None = setting(
         None,
-        "Path of an encoder; with {seed} in it, one for each seed.",
+        "Path of an encoder, or hf://OWNER/NAME; with {seed} in it, one for each seed.",
         MODEL,
         first=1,
         shown="one is pre-trained for each seed",

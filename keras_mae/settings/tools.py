@@ -13,6 +13,7 @@ FILES = "What to read and write"
 MODEL = "Model"
 CHECK = "Check"
 IMAGES = "What is done to images"
+CARD = "Model card"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -59,7 +60,11 @@ class ConvertSettings(Settings):
     """What `scripts/convert.py` reads and writes."""
 
     source: str | None = setting(
-        None, "The checkpoint: a file or a folder.", FILES, required=True, first=1
+        None,
+        "The checkpoint: a file, a folder, or hf://OWNER/NAME[@REVISION][/FILE].",
+        FILES,
+        required=True,
+        first=1,
     )
     target: str | None = setting(
         None,
@@ -71,9 +76,9 @@ class ConvertSettings(Settings):
     format: str = setting(
         "hf",
         "hf: a folder for transformers; meta: a folder with a PyTorch file of Meta's and timm's "
-        "names; keras: a .keras file.",
+        "names; keras_hub: a preset for KerasHub, without a decoder; keras: a .keras file.",
         FILES,
-        choices=("hf", "meta", "keras"),
+        choices=("hf", "meta", "keras_hub", "keras"),
         first=3,
     )
     image_size: tuple[int, ...] | None = setting(
@@ -102,6 +107,55 @@ class ConvertSettings(Settings):
     def faults_together(self) -> Iterator[str]:
         if self.format == "keras" and self.target and not self.target.endswith(".keras"):
             yield f"`target` must end in .keras for format='keras'. Received: {self.target!r}"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PushSettings(Settings):
+    """What `scripts/push.py` puts on the Hugging Face hub."""
+
+    source: str | None = setting(
+        None,
+        "The model: a run's directory, or a file or folder that --source of scripts/convert.py "
+        "takes.",
+        FILES,
+        required=True,
+        first=1,
+    )
+    repo: str | None = setting(
+        None, "OWNER/NAME on the hub; made if it is not there.", FILES, required=True, first=2
+    )
+    format: str = setting(
+        "hf",
+        "hf: for transformers; keras_hub: a preset for KerasHub, without a decoder; keras: a "
+        ".keras file, which holds every model.",
+        FILES,
+        choices=("hf", "keras_hub", "keras"),
+        first=3,
+    )
+    licence: str | None = setting(
+        None,
+        "Identifier of the weights' licence, such as apache-2.0, cc-by-nc-4.0 or other.",
+        CARD,
+        required=True,
+        first=4,
+    )
+    private: bool = setting(
+        True,
+        "A new repository is private, and one that is public already is refused.",
+        FILES,
+        first=5,
+    )
+    data: str | None = setting(
+        None,
+        "What the images are, for the card; no path is ever told.",
+        CARD,
+        shown="the name of a public data set, else not named",
+    )
+    figure: bool = setting(
+        True,
+        "A run's figure goes with the card; that of a pre-training shows some held-out images.",
+        CARD,
+    )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -151,7 +205,7 @@ class ExportSettings(Settings):
     option_names: ClassVar[tuple[str, ...]] = ()
 
     model: str | None = setting(
-        None, "The model: a file or a folder.", FILES, required=True, first=1
+        None, "The model: a file, a folder, or hf://OWNER/NAME.", FILES, required=True, first=1
     )
     output: str | None = setting(
         None,

@@ -23,6 +23,7 @@ from keras_mae.evaluation.features import extract_features
 from keras_mae.evaluation.knn import knn_predict
 from keras_mae.files import save_model, weights_digest
 from keras_mae.interop import load_encoder
+from keras_mae.interop.hub import is_hub
 from keras_mae.models import ViTClassifier, ViTEncoder
 from keras_mae.models.saved_model_encoder import SavedModelEncoder
 from keras_mae.plots.confusion import confusion_figure
@@ -466,7 +467,7 @@ def make_encoder(settings: FinetuneSettings, source: Source) -> ViTEncoder | Sav
         source: a `Source`, whose channels, size and statistics a new one gets.
     """
     if settings.encoder is not None:
-        if not os.path.exists(settings.encoder):
+        if not (is_hub(settings.encoder) or os.path.exists(settings.encoder)):
             raise ValueError(
                 f"`encoder` must be a file or a folder that exists. Received: {settings.encoder!r}"
             )

@@ -18,6 +18,7 @@ SCRIPTS = {
     "report": "report",
     "export": "export",
     "convert": "convert",
+    "push": "push",
     "reconstruct": "reconstruct",
     "records": "make_tfrecords",
     "serve-check": "serve_check",
