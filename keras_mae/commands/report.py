@@ -32,6 +32,7 @@ class Row:
         features: "raw pixels", or another word.
         rivals: names of the rows of raw pixels; the best of them is what it is compared with.
         control: name of the row without pre-training to compare with, or None.
+        other: name of the row of another encoder, the rival that the user names, or None.
         shown: bool. Whether the first chart has it.
         blocks: number of blocks, of a point of the curve of partial fine-tuning; or None.
     """
@@ -42,6 +43,7 @@ class Row:
     control: str | None = None
     shown: bool = True
     blocks: float | None = None
+    other: str | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,13 +81,18 @@ def report(settings):
     """
     maker = JobMaker(settings)
     encoders = _encoders(maker, settings)
+    rival = None if settings.rival is None else maker.rival()
     cells = [
-        *(c for seed in settings.seeds for c in comparison(maker, settings, seed, encoders[seed])),
+        *(
+            cell
+            for seed in settings.seeds
+            for cell in comparison(maker, settings, seed, encoders[seed], rival)
+        ),
         *(cell for seed in settings.seeds for cell in sweep(maker, settings, seed)),
     ]
     keras.utils.clear_session(free_memory=False)  # of the models that were only looked at
     jobs = list({j.key: j for c in cells for j in (*c.job.needs, c.job)}.values())
-    facts = _facts(maker, settings, encoders)
+    facts = _facts(maker, settings, encoders, rival)
     directory = Path(settings.directory)
     print(f"{len(jobs)} jobs. Output: {directory}", flush=True)
     try:
@@ -99,7 +106,7 @@ def report(settings):
     return summary
 
 
-def comparison(maker, settings, seed, encoder):
+def comparison(maker, settings, seed, encoder, rival=None):
     """Return the cells of one seed's comparison of an encoder with what needs no pre-training.
 
     Args:
@@ -107,6 +114,7 @@ def comparison(maker, settings, seed, encoder):
         settings: a `ReportSettings`.
         seed: int.
         encoder: an `Encoder` of `keras_mae.commands.report_jobs`.
+        rival: another, which is compared with too, or None.
     """
     parts, cells = settings.parts, []
     pixel_rows = _probe_rows(settings, "raw pixels", ("linear", "logistic", "knn"))
@@ -138,6 +146,11 @@ def comparison(maker, settings, seed, encoder):
                 job = maker.finetuned(seed, protocol, source, size, label, pooled_blocks=count)
                 for row, key in _probe_rows(settings, features, [kind], pooled):
                     add(row, size, key if kind == "knn" else "top1", job)
+    for kind in [p for p in ("linear", "knn") if p in parts] if rival else ():
+        for size in maker.sizes:
+            job = maker.rivals(seed, kind, rival, encoder.image_size, size, f"rival, {kind}")
+            for row, key in _probe_rows(settings, "rival", [kind]):
+                add(row, size, key if kind == "knn" else "top1", job)
     for size in maker.sizes if "full" in parts else ():
         finetuned(Row("fine-tuned", "trained", pixels, "from scratch"), "full", size)
     for size in maker.sizes if "scratch" in parts else ():
@@ -228,7 +241,7 @@ def _encoders(maker, settings):
     return {seed: opened[settings.encoder_path(seed)] for seed in settings.seeds}
 
 
-def _facts(maker, settings, encoders):
+def _facts(maker, settings, encoders, rival):
     """Return the part of `report.json` that is known before any work."""
     first = encoders[settings.seeds[0]]
     if settings.encoder is None:
@@ -249,6 +262,7 @@ def _facts(maker, settings, encoders):
         "num_classes": maker.num_classes,
         "image_size": list(first.image_size),
         "encoder": words,
+        "rival": rival and {"path": settings.rival, "image_size": list(rival.config["image_size"])},
         "seeds": list(settings.seeds),
         "report_environment": environment(),
     }
@@ -267,14 +281,17 @@ def _probe_rows(settings, features, kinds, pooled=None):
         names += [(_neighbours_text(k), str(k)) for k in settings.ks]
     rows = []
     for name, key in names:
-        rivals, control = (), None
+        rivals, control, other = (), None, None
         if features == "pre-trained":
+            if settings.rival is not None and key != "blocks":
+                other = f"rival, {name}"
             control = f"random init, {name}"
             rivals = (f"raw pixels, {name}",)
             if key in ("linear", "blocks"):
                 rivals = ("raw pixels, linear probe", "raw pixels, logistic regression")
         shown = not key.isdigit() or key == str(chosen)
-        rows.append((Row(f"{features}, {name}", features, rivals, control, shown), key))
+        row = Row(f"{features}, {name}", features, rivals, control, shown, other=other)
+        rows.append((row, key))
     return rows
 
 

@@ -7,7 +7,7 @@ import keras
 import numpy as np
 
 from keras_mae.commands.jobs import Job
-from keras_mae.data import eval_dataset
+from keras_mae.data import EncodedSource, eval_dataset
 from keras_mae.data.finetune import balanced_subset
 from keras_mae.data.parts import labelled
 from keras_mae.evaluation.comparison import logistic_accuracy
@@ -15,6 +15,7 @@ from keras_mae.evaluation.features import extract_features
 from keras_mae.evaluation.knn import knn_predict
 from keras_mae.files import save_model, weights_digest
 from keras_mae.interop import load_encoder
+from keras_mae.interop.adapt import Inputs, adapted_encoder
 from keras_mae.models import ViTEncoder
 from keras_mae.models.weights import get_weights
 from keras_mae.tasks.classify import check_labels, finetune
@@ -28,6 +29,8 @@ from keras_mae.tasks.probe import (
 )
 
 LOGISTIC_IMAGES = 20_000
+# (channels of the images, of what sees them): grey as colour and back, and without alpha.
+SEEN_AS = ((1, 3), (3, 1), (4, 3), (4, 1))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -171,7 +174,9 @@ class JobMaker:
             blocks,
             pooled_blocks,
         )
+        return self._finetune_job(trial, seed, protocol, encoder, size, label)
 
+    def _finetune_job(self, trial, seed, protocol, encoder, size, label):
         def work(directory):
             results = finetune(dataclasses.replace(trial, output_dir=str(directory)))
             accuracy = results.get("knn") or {"top1": results["top1"]}
@@ -181,6 +186,60 @@ class JobMaker:
         part = f"{protocol}, {labels_text(self.count(size))}"
         label = f"{label}, {labels_text(self.count(size))}"
         return Job(part, seed, known, work, label, encoder.needs)
+
+    def rival(self):
+        """Return the `Encoder` of the rival that the settings name.
+
+        Where the images' channels are what they are, as of arrays in memory, a job writes a rival
+        that takes grey as it takes grey shown as colour.
+
+        Raises:
+            FileNotFoundError, ValueError: if it is not there, or cannot see the images.
+        """
+        path, size = self.settings.rival, self.settings.rival_image_size
+        encoder = load_encoder(path)
+        config = {"channels": encoder.channels, "image_size": encoder.image_size}
+        if size is not None:
+            config["image_size"] = size * 2 if len(size) == 1 else size
+            encoder.adapted(image_size=config["image_size"])  # raises if it cannot be
+        found = Encoder(path, _identity_of_any(encoder), config)
+        encoded = all(isinstance(part, EncodedSource) for part in self.parts.each().values())
+        channels = self.train.channels, encoder.channels
+        if channels[0] == channels[1] or (encoded and channels in SEEN_AS):
+            return found
+        if not isinstance(encoder, ViTEncoder) or channels != (1, 3):
+            raise ValueError(
+                f"`rival` must take the {self.train.channels} channels of {self.source.name!r}. "
+                f"Received: {path}, of {encoder.channels}"
+            )
+        inputs = Inputs.of(self.train)
+
+        def work(directory):
+            save_model(adapted_encoder(load_encoder(path), inputs), directory / "encoder.keras")
+            return {"parameters": encoder.count_params()}
+
+        known = {"rival": found.identity, **dataclasses.asdict(inputs)}
+        job = Job("rival for grey", self.settings.seeds[0], known, work)
+        return self._made_by(job, {**config, "channels": 1})
+
+    def rivals(self, seed, protocol, rival, recipe_size, size, label):
+        """Return the job of a `finetune` run of the rival.
+
+        Args:
+            rival: what `rival` returned.
+            recipe_size: (H, W), see `ReportSettings.rival_settings`.
+        """
+        own = self.train.channels == rival.config["channels"]
+        trial = self.settings.rival_settings(
+            seed,
+            protocol,
+            rival.path,
+            None if own else rival.config["channels"],
+            recipe_size,
+            self.count(size),
+            size,
+        )
+        return self._finetune_job(trial, seed, protocol, rival, size, label)
 
     def pixels(self, seed, encoder, size):
         """Return the job that measures raw pixels, at the size that an encoder sees."""
@@ -223,6 +282,14 @@ class JobMaker:
                 f"`encoder` must take the {self.train.channels} channels of "
                 f"{self.source.name!r}. Received: {name}, of {encoder.channels}"
             )
+
+
+def _identity_of_any(encoder):
+    """Return `identity_of` a `ViTEncoder`, and the same of a `SavedModelEncoder`."""
+    if isinstance(encoder, ViTEncoder):
+        return identity_of(encoder)
+    weights = {str(i): np.array(value) for i, value in enumerate(encoder.weights)}
+    return f"{weights_digest(weights)};{encoder.image_size};{encoder.mean};{encoder.std}"
 
 
 def identity_of(encoder):

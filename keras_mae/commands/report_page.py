@@ -44,17 +44,21 @@ def statements(summary):
 
     Args:
         summary: see `write_report`; of its `accuracy`, each row has `rivals`, rows of raw pixels
-            (the best one with as many labels is what it is compared with), and a `control`, the
-            row that shows what pre-training adds, or None.
+            (the best one with as many labels is what it is compared with), a `control`, the row
+            that shows what pre-training adds, or None, and an `other`, the row of another encoder.
     Returns:
-        dict of "pixels" and "control" to lists of dicts: `method`, `labels`, `accuracy`, `against`
-        (a row), `its_accuracy`, and of `compare` `verdict` and `words`.
+        dict of "pixels", "control" and "other" to lists of dicts: `method`, `labels`, `accuracy`,
+        `against` (a row), `its_accuracy`, and of `compare` `verdict` and `words`.
     """
-    rows, found = summary["accuracy"], {"pixels": [], "control": []}
+    rows, found = summary["accuracy"], {"pixels": [], "control": [], "other": []}
     for method, row in rows.items():
         for labels, accuracy in row["labels"].items():
             rival = _best(rows, row["rivals"], labels)
-            for kind, against in (("pixels", rival), ("control", row["control"])):
+            for kind, against in (
+                ("pixels", rival),
+                ("control", row["control"]),
+                ("other", row["other"]),
+            ):
                 other = rows.get(against, {"labels": {}})["labels"].get(labels)
                 result = other and compare(
                     accuracy["values"], other["values"], summary["heldout_images"]
@@ -106,6 +110,9 @@ def headline(summary):
             result = compare(own["values"], against["values"], summary["heldout_images"])
             text += f"; {other.split(',')[0]} has {format_accuracy(against)}"
             text += f" ({result[1]})" if result else ""
+        beside = rows.get(rows[name]["other"], {"labels": {}})["labels"].get(labels)
+        if beside is not None:
+            text += f"; the rival has {format_accuracy(beside)}"
         sentences.append(f"{text}.")
     for setting, values in summary["sweeps"].items():
         for panel in list(dict.fromkeys(p for v in values for p in v["accuracy"]))[:1]:
@@ -123,6 +130,7 @@ def _header(summary, first):
     height, width = summary["image_size"]
     lines = [
         f"- Encoder: {summary['encoder']}.",
+        *_rival_line(summary["rival"]),
         f"- Images: {summary['train_images']:,} to train on and {summary['heldout_images']:,} held "
         f"out, of {summary['num_classes']} classes, seen at {height} x {width} pixels.",
         "- Accuracies are top-1 on the held-out images.",
@@ -133,6 +141,14 @@ def _header(summary, first):
     title = f"# What the encoder is good for: {summary['dataset']}"
     first = f"{first}\n\n" if first else ""
     return f"{title}\n\n{first}    {summary['command']}\n\n" + "\n".join(lines)
+
+
+def _rival_line(rival):
+    """Return the line on the rival in a list; an empty one without."""
+    if not rival:
+        return []
+    height, width = rival["image_size"]
+    return [f"- Rival: {rival['path']}, frozen, which sees images at {height} x {width} pixels."]
 
 
 def _versions(environment):
@@ -169,6 +185,9 @@ def _statements(summary):
             parts += [f"## {title} than raw pixels", *([text] if kept is others else []), table]
     if found["control"]:
         parts += ["## What pre-training adds", _compared(found["control"], "without")]
+    if found["other"]:
+        text = "The rival is frozen, and measured with the same probe on the same images."
+        parts += ["## Beside the rival", text, _compared(found["other"], "rival")]
     return "\n\n".join(parts)
 
 
@@ -180,12 +199,17 @@ def _compared(found, other):
                 s["method"],
                 s["labels"].split()[0],
                 s["accuracy"],
-                f"{s['its_accuracy']} ({s['against'].removeprefix('raw pixels, ')})",
+                f"{s['its_accuracy']} ({_method(s['against'])})",
                 s["words"],
             ]
             for s in found
         ],
     )
+
+
+def _method(row):
+    """Return the name of a row without what its features are, where a column says that."""
+    return row.removeprefix("raw pixels, ").removeprefix("rival, ")
 
 
 def _curve(summary):

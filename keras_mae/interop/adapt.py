@@ -56,6 +56,22 @@ class Inputs:
         )
 
 
+def adapted_encoder(encoder: ViTEncoder, inputs: Inputs) -> ViTEncoder:
+    """Return an encoder with the same tokens for the same pictures, as other inputs.
+
+    Args:
+        encoder: `ViTEncoder`.
+        inputs: `Inputs` of the images; of other channels, grey for colour or colour for grey.
+    Raises:
+        ValueError: for other channels than these.
+    """
+    copy = ViTEncoder.from_config({**encoder.get_config(), **dataclasses.asdict(inputs)})
+    weights = dict(get_weights(encoder))
+    _fit_inputs(weights, Inputs.of(encoder), inputs, None, False, False)
+    assign_weights(copy, weights, encoder.grid_size)
+    return copy
+
+
 class Start:
     """Weights to start a pre-training from.
 

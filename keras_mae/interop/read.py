@@ -262,8 +262,8 @@ def find_file(path: str) -> str:
     if not os.path.isdir(path):
         raise FileNotFoundError(f"`path` must be a file or a folder. Received: {path}")
     files = sorted(os.listdir(path))
-    of_torch = (f"{name}{end}" for name in _TORCH_NAMES for end in ("", SUFFIX))
-    usual = (*_KERAS_NAMES, *of_torch, keras_hub_format.WEIGHTS_FILE)
+    names = (_TORCH_NAMES[0], keras_hub_format.WEIGHTS_FILE, _TORCH_NAMES[1])
+    usual = (*_KERAS_NAMES, *(f"{name}{end}" for name in names for end in ("", SUFFIX)))
     found = [name for name in usual if name in files][:1]
     found = found or [f for f in files if f.endswith(SUFFIX)]
     found = found or [f for f in files if f.endswith((".keras", ".safetensors", ".pth", ".bin"))]

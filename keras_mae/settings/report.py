@@ -58,6 +58,21 @@ class ReportSettings(DataSettings):
         first=1,
         shown="one is pre-trained for each seed",
     )
+    rival: str | None = setting(
+        None,
+        "Another encoder to probe on the same images, as it is: anything that --encoder takes. It "
+        "sees them with its own statistics, and grey as colour where it wants colour.",
+        MODEL,
+        shown="none",
+    )
+    rival_image_size: tuple[int, ...] | None = setting(
+        None,
+        "SIDE or HEIGHT,WIDTH, pixels, at which the rival sees them; positions follow.",
+        MODEL,
+        least=1,
+        lengths=(1, 2),
+        shown="the rival's own",
+    )
     dataset: str = changed(DataSettings, "dataset", "mnist5k", first=2)
     seeds: tuple[int, ...] = setting(
         (0, 1, 2), "Each is measured; the page has the spread.", EVALUATION, least=0, first=3
@@ -146,6 +161,16 @@ class ReportSettings(DataSettings):
                 yield f"`{name}` must be different ints. Received: {list(values)}"
         if not self.parts and not self.sweep:
             yield "`parts` must name something where nothing is swept. Received: []"
+        if self.rival is not None and not {"linear", "knn"} & set(self.parts):
+            yield (
+                "`parts` must have linear or knn, which a rival is measured by. "
+                f"Received: {list(self.parts)} and rival={self.rival!r}"
+            )
+        if self.rival is None and self.rival_image_size is not None:
+            yield (
+                "`rival_image_size` must be given with `rival` only. "
+                f"Received: {list(self.rival_image_size)}"
+            )
         for blocks in self.trainable_blocks or ():
             if blocks != 0.5 and blocks != int(blocks):
                 yield (
@@ -243,6 +268,33 @@ class ReportSettings(DataSettings):
             **given,
         )
         return settings.with_recipe(image_size, num_examples)
+
+    def rival_settings(
+        self,
+        seed: int,
+        protocol: str,
+        rival: str,
+        channels: int | None,
+        recipe_size: tuple[int, int],
+        num_examples: int,
+        train_examples: int | None = None,
+    ) -> FinetuneSettings:
+        """Return the `FinetuneSettings` of the rival: the same recipe, and what the rival sees.
+
+        Args:
+            seed, protocol, num_examples, train_examples: see `finetune_settings`.
+            rival: path.
+            channels: int, the rival's, or None: the images' own.
+            recipe_size: (H, W), what the recipe is chosen by: the size at which the encoder that
+                the report is about sees the images.
+        """
+        same = self.finetune_settings(
+            seed, protocol, rival, recipe_size, num_examples, train_examples
+        )
+        seen = {"channels": channels} if channels is not None else {}
+        return dataclasses.replace(
+            same, statistics="auto", image_size=self.rival_image_size, **seen
+        )
 
     def _devices(self) -> dict[str, Any]:
         # One device: a second MirroredStrategy in a process fails.

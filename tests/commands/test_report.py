@@ -2,6 +2,7 @@
 
 import json
 
+import numpy as np
 import pytest
 
 import keras_mae
@@ -10,6 +11,7 @@ from keras_mae.commands.report import report
 from keras_mae.commands.report_jobs import identity_of, value_text
 from keras_mae.commands.report_page import page
 from keras_mae.errors import Interrupted
+from keras_mae.pixels import normalize
 from keras_mae.settings.report import ReportSettings
 
 SIZES = {"image_size": 28, "patch_size": 7, "hidden_dim": 8, "num_layers": 1, "num_heads": 2}
@@ -291,3 +293,77 @@ def test_an_encoder_that_does_not_fit_is_told_before_any_work(runs, encoder, tmp
     with pytest.raises(ValueError, match="`encoder`"):
         report(settings(tmp_path, tmp_path / "two.keras"))
     assert not runs.calls and not (tmp_path / "out").exists()
+
+
+@pytest.fixture(scope="module")
+def rival(tmp_path_factory):
+    """A folder with an encoder for colour, at another size."""
+    sizes = {"image_size": 16, "patch_size": 8, "hidden_dim": 8, "num_layers": 1, "num_heads": 2}
+    rival = keras_mae.ViTEncoder(channels=3, mean=(0.1, 0.2, 0.3), std=(0.5, 0.6, 0.7), **sizes)
+    path = tmp_path_factory.mktemp("rival") / "encoder.keras"
+    rival.save(path)
+    return path
+
+
+@pytest.mark.slow
+def test_a_rival_is_probed_beside_the_encoder(runs, encoder, rival, tmp_path):
+    parts = ["linear", "knn", "full"]
+    summary = report(settings(tmp_path, encoder, parts=parts, rival=str(rival)))
+    assert not summary["failures"]
+    own = [s for _, s in runs.calls if s.encoder == str(encoder) and s.protocol == "linear"]
+    others = [s for _, s in runs.calls if "rival_for_grey" in s.encoder]
+    assert [s.protocol for s in others] == ["linear", "linear", "knn", "knn"] * 2
+    assert {s.seed for s in others} == {0, 1} and {s.train_examples for s in others} == {None, 100}
+    # The same recipe, of another size or not.
+    same = ("recipe", "pooling", "base_learning_rate", "feature_views", "epochs", "augmentation")
+    for name in same:
+        assert getattr(others[0], name) == getattr(own[0], name)
+    assert summary["rival"] == {"path": str(rival), "image_size": [16, 16]}
+    row = summary["accuracy"]["pre-trained, linear probe"]
+    assert row["other"] == "rival, linear probe" and row["other"] in summary["accuracy"]
+    text = (tmp_path / "out/report.md").read_text()
+    assert f"- Rival: {rival}, frozen, which sees images at 16 x 16 pixels." in text
+    beside = text[text.index("## Beside the rival") :]
+    assert "| pre-trained, linear probe | 4,000 | 90.1 ± 0.1 % | 90.1 ± 0.1 % (linear probe) |" in (
+        beside
+    )
+    assert "| pre-trained, 5 nearest neighbours | 100 |" in beside
+    assert text == page(json.loads((tmp_path / "out/report.json").read_text()))
+
+
+@pytest.mark.slow
+def test_a_rival_for_colour_sees_grey_as_colour(runs, encoder, rival, tmp_path):
+    report(settings(tmp_path, encoder, parts=["knn"], rival=str(rival), seeds=[0]))
+    path = next(s.encoder for _, s in runs.calls if "rival_for_grey" in s.encoder)
+    grey, colour = keras_mae.load_pretrained(path), keras_mae.load_pretrained(rival)
+    assert grey.channels == 1 and grey.image_size == (16, 16)
+    pixels = np.random.default_rng(0).uniform(0, 255, (2, 16, 16, 1)).astype("float32")
+    seen = [
+        model(normalize(np.repeat(pixels, model.channels, axis=3), model.mean, model.std))
+        for model in (grey, colour)
+    ]
+    np.testing.assert_allclose(*seen, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "name, changes",
+    [
+        ("parts", {"rival": "x.keras", "parts": ["full"]}),
+        ("rival_image_size", {"rival_image_size": [16]}),
+        ("image_size", {"rival": "given", "rival_image_size": [15]}),
+    ],
+)
+def test_a_rival_that_does_not_fit_is_told_before_any_work(
+    runs, encoder, rival, tmp_path, name, changes
+):
+    if changes.get("rival") == "given":
+        changes = {**changes, "rival": str(rival)}
+    with pytest.raises(ValueError, match=f"`{name}`"):
+        report(settings(tmp_path, encoder, **{"parts": ["knn"], **changes}))
+    assert not runs.calls
+
+
+def test_a_rival_of_other_bands_is_refused(runs, encoder, tmp_path):
+    keras_mae.ViTEncoder(channels=5, **SIZES).save(tmp_path / "five.keras")
+    with pytest.raises(ValueError, match="`rival`"):
+        report(settings(tmp_path, encoder, parts=["knn"], rival=str(tmp_path / "five.keras")))
