@@ -27,6 +27,7 @@ if TYPE_CHECKING:
         MaskedAutoencoder,
         ViTClassifier,
         ViTEncoder,
+        ViTSegmenter,
     )
     from keras_mae.presets import list_presets
     from keras_mae.settings import FinetuneSettings, PretrainSettings, ReportSettings
@@ -42,6 +43,7 @@ _HOMES = {
     "ReportSettings": "keras_mae.settings",
     "ViTClassifier": "keras_mae.models",
     "ViTEncoder": "keras_mae.models",
+    "ViTSegmenter": "keras_mae.models",
     "data": "keras_mae.data",
     "export_encoder": "keras_mae.export",
     "finetune": "keras_mae.tasks.classify",
@@ -66,6 +68,7 @@ __all__ = [
     "ReportSettings",
     "ViTClassifier",
     "ViTEncoder",
+    "ViTSegmenter",
     "__version__",
     "data",
     "export_encoder",

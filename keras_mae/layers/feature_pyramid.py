@@ -50,6 +50,7 @@ class FeaturePyramid(keras.layers.Layer):
             columns a patch has.
         num_blocks: int n. Blocks whose tokens stand side by side; more than one are first mapped to
             the width of one.
+        seed: int. Fixes the initial weights; None for any.
     Attributes:
         strides: dict, level -> (vertical, horizontal) floats, in pixels.
     Call arguments:
@@ -72,6 +73,7 @@ class FeaturePyramid(keras.layers.Layer):
         filters: int = 256,
         scales: Sequence[float] = SCALES,
         num_blocks: int = 1,
+        seed: int | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -83,6 +85,7 @@ class FeaturePyramid(keras.layers.Layer):
         self.filters = filters
         self.scales = _check_scales(scales, min(self.patch_size))
         self.num_blocks = num_blocks
+        self.seed = seed
         self.strides = {
             _level(scale, self.patch_size): (self.patch_size[0] / scale, self.patch_size[1] / scale)
             for scale in self.scales
@@ -129,8 +132,10 @@ class FeaturePyramid(keras.layers.Layer):
         if layer is None:
             layer = layer_norm(name, self.dtype_policy)
         else:
-            config = {**layer.get_config(), "name": name, "dtype": self.dtype_policy}
-            layer = type(layer).from_config(config)
+            seed = None if self.seed is None else self.seed + len(self._parts)
+            start = keras.initializers.GlorotUniform(seed)
+            own = {"name": name, "dtype": self.dtype_policy, "kernel_initializer": start}
+            layer = type(layer).from_config({**layer.get_config(), **own})
         layer.build((None, None, None, width))
         self._parts[name] = layer
 
@@ -181,6 +186,7 @@ class FeaturePyramid(keras.layers.Layer):
             "filters": self.filters,
             "scales": list(self.scales),
             "num_blocks": self.num_blocks,
+            "seed": self.seed,
         }
 
 

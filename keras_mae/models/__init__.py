@@ -5,6 +5,7 @@ from keras_mae.models.classifier import ViTClassifier
 from keras_mae.models.decoder import MAEDecoder
 from keras_mae.models.encoder import ViTEncoder
 from keras_mae.models.losses import PatchReconstructionLoss, normalize_patches
+from keras_mae.models.segmenter import ViTSegmenter
 from keras_mae.presets import list_presets
 
 __all__ = [
@@ -13,6 +14,7 @@ __all__ = [
     "PatchReconstructionLoss",
     "ViTClassifier",
     "ViTEncoder",
+    "ViTSegmenter",
     "list_presets",
     "normalize_patches",
 ]
