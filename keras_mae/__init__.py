@@ -28,6 +28,7 @@ if TYPE_CHECKING:
         ViTClassifier,
         ViTEncoder,
         ViTSegmenter,
+        backbones,
     )
     from keras_mae.presets import list_presets
     from keras_mae.settings import FinetuneSettings, PretrainSettings, ReportSettings
@@ -44,6 +45,7 @@ _HOMES = {
     "ViTClassifier": "keras_mae.models",
     "ViTEncoder": "keras_mae.models",
     "ViTSegmenter": "keras_mae.models",
+    "backbones": "keras_mae.models",
     "data": "keras_mae.data",
     "export_encoder": "keras_mae.export",
     "finetune": "keras_mae.tasks.classify",
@@ -70,6 +72,7 @@ __all__ = [
     "ViTEncoder",
     "ViTSegmenter",
     "__version__",
+    "backbones",
     "data",
     "export_encoder",
     "finetune",

@@ -1,5 +1,6 @@
 """The encoder, the decoder, and the autoencoder made of them."""
 
+from keras_mae.models import backbones
 from keras_mae.models.autoencoder import MaskedAutoencoder
 from keras_mae.models.classifier import ViTClassifier
 from keras_mae.models.decoder import MAEDecoder
@@ -15,6 +16,7 @@ __all__ = [
     "ViTClassifier",
     "ViTEncoder",
     "ViTSegmenter",
+    "backbones",
     "list_presets",
     "normalize_patches",
 ]
