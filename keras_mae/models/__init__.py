@@ -4,6 +4,7 @@ from keras_mae.models import backbones
 from keras_mae.models.autoencoder import MaskedAutoencoder
 from keras_mae.models.classifier import ViTClassifier
 from keras_mae.models.decoder import MAEDecoder
+from keras_mae.models.detector import ViTDetector
 from keras_mae.models.encoder import ViTEncoder
 from keras_mae.models.losses import PatchReconstructionLoss, normalize_patches
 from keras_mae.models.segmenter import ViTSegmenter
@@ -14,6 +15,7 @@ __all__ = [
     "MaskedAutoencoder",
     "PatchReconstructionLoss",
     "ViTClassifier",
+    "ViTDetector",
     "ViTEncoder",
     "ViTSegmenter",
     "backbones",

@@ -227,7 +227,8 @@ def mean_over_parts(
         if tensor is None:
             return None
         rest = tensor.shape[1:]
-        return tf.slice(tensor, [start, *([0] * len(rest))], [count, *rest])
+        sizes = [tf.shape(tensor)[i + 1] if side is None else side for i, side in enumerate(rest)]
+        return tf.slice(tensor, [start, *([0] * len(rest))], [count, *sizes])
 
     def add_part(part, loss, gradients, outputs):
         start = part * part_rows

@@ -27,6 +27,8 @@ _PARTS = (
     "fusion",
     "fusion_norm",
     "prediction",
+    "class_head",
+    "box_head",
 )
 _TOKENS = ("class_token", "mask_token", "positions.table")
 _LAYERS = ("patch_embedding.projection", "projection", "context_norm", "norm", "prediction")
@@ -48,7 +50,8 @@ def named_weights(model: keras.Model) -> dict[str, Any]:
     """Return all weights of an encoder, or of a model with one.
 
     Args:
-        model: `ViTEncoder`, `MaskedAutoencoder`, `ViTClassifier` or `ViTSegmenter`.
+        model: `ViTEncoder`, `MaskedAutoencoder`, `ViTClassifier`, `ViTSegmenter` or
+            `ViTDetector`.
     Returns:
         dict: name, such as "encoder.class_token", to Keras variable.
     """

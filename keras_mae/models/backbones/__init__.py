@@ -40,10 +40,9 @@ def keras_cv(
             DeepLabV3Plus P2 and P5; detectors make coarser ones themselves.
     Returns:
         `keras_cv.models.Backbone`, from images `(B, H, W, C)`, normalised as for the encoder, to a
-        dict of levels `(B, H / 2 ** n, W / 2 ** n, filters)`, rounded up: "P2" to "P5" of strides
-        4 to 32, without those that are finer than a quarter patch; detectors make coarser ones. `pyramid_level_inputs` names the
-        layers of the levels, as `keras_cv.models.RetinaNet`, `YOLOV8Detector` and `DeepLabV3Plus`
-        ask for them.
+        dict of levels, "Pn" to `(B, H / 2 ** n, W / 2 ** n, filters)`, rounded up. Its
+        `pyramid_level_inputs` names the layers of the levels, as `keras_cv.models.RetinaNet`,
+        `YOLOV8Detector` and `DeepLabV3Plus` ask for them.
     Raises:
         ValueError: for another encoder, or patches whose strides are no powers of 2.
         ImportError: if KerasCV is missing.
@@ -64,7 +63,7 @@ def keras_hub(
     """Return an encoder and a `FeaturePyramid` as a backbone for models of KerasHub.
 
     Args:
-        encoder, filters, trainable_blocks, image_size, levels: see `keras_cv`, and there for the weights.
+        encoder, filters, trainable_blocks, image_size, levels: see `keras_cv`, for the weights too.
     Returns:
         `keras_hub.models.FeaturePyramidBackbone`, from images to a dict of levels as there, which
         are its `pyramid_outputs`, too: the `image_encoder` of `keras_hub.models.RetinaNetBackbone`.
