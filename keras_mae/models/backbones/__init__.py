@@ -48,7 +48,7 @@ def keras_cv(
         ImportError: if KerasCV is missing.
     Example:
         backbone = keras_mae.backbones.keras_cv("encoder.keras", levels=["P3", "P4", "P5"])
-        model = keras_cv.models.RetinaNet(20, "xyxy", backbone)
+        model = keras_cv.models.RetinaNet(backbone, 20, "xyxy")
     """
     return _class_of("cv")(opened(encoder, image_size), filters, trainable_blocks, levels)
 
