@@ -104,7 +104,7 @@ class FeaturePyramid(keras.layers.Layer):
         for scale in self.scales:
             if scale < 0.5:
                 continue
-            name, width = _part(scale), dim
+            name, width = part_of(scale), dim
             for i in range(int(math.log2(max(scale, 1)))):
                 if i:
                     self._add(f"{name}_up_norm", None, width)
@@ -151,7 +151,7 @@ class FeaturePyramid(keras.layers.Layer):
             x = parts["fuse"](x)
         levels: dict[str, Tensor] = {}
         for scale in self.scales:
-            name = _part(scale)
+            name = part_of(scale)
             if scale < 0.5:
                 step = int(0.5 / scale)
                 level = levels[_level(0.5, self.patch_size)][:, ::step, ::step]
@@ -219,6 +219,6 @@ def _level(scale: float, patch_size: tuple[int, int]) -> str:
     return f"P{round(math.log2(stride))}"
 
 
-def _part(scale: float) -> str:
+def part_of(scale: float) -> str:
     """Return how the layers of a scale begin: "x4", "x2", "x1" or "half"."""
     return "half" if scale == 0.5 else f"x{int(scale)}"

@@ -133,10 +133,10 @@ class ViTSegmenter(TrainedInParts):
                 f"more that can be told apart. Received: {self.encoder!r}"
             )
         self.grid_size = grid_size(self.encoder.image_size, patch_size)
-        self.num_blocks = 1
+        self.pooled_blocks = 1
         self.pyramid: Any = None
         if head == "multi_block":
-            self.num_blocks = min(NUM_BLOCKS, self.encoder.num_output_blocks)
+            self.pooled_blocks = min(NUM_BLOCKS, self.encoder.num_output_blocks)
         if head == "pyramid":
             policy = self.encoder.dtype_policy
             self.pyramid = FeaturePyramid(
@@ -177,7 +177,7 @@ class ViTSegmenter(TrainedInParts):
     def build(self, input_shape: Shape) -> None:
         if self.built:
             return
-        width = self.num_blocks * self.encoder.hidden_dim
+        width = self.pooled_blocks * self.encoder.hidden_dim
         if self.pyramid is not None:
             self.pyramid.build((None, self.grid_size[0] * self.grid_size[1], width))
             width = self.filters
@@ -187,7 +187,15 @@ class ViTSegmenter(TrainedInParts):
 
     def call(self, images: Tensor, training: bool = False, kept: Tensor | None = None) -> Tensor:
         trained = training and self.trainable_blocks != 0
-        tokens = self.encoder(images, training=trained, last_blocks=self.num_blocks, kept=kept)
+        tokens = self.encoder(images, training=trained, last_blocks=self.pooled_blocks, kept=kept)
+        return self.logits_of(tokens)
+
+    def logits_of(self, tokens: Tensor) -> Tensor:
+        """Return float32 `(B, H, W, num_classes)`, logits of the encoder's tokens.
+
+        Args:
+            tokens: float `(B, T, n D)`, of the last n blocks, `pooled_blocks`.
+        """
         if self.pyramid is None:
             features = patch_map(tokens, self.grid_size)
         else:
@@ -197,6 +205,11 @@ class ViTSegmenter(TrainedInParts):
             features = ops.gelu(self.fusion_norm(self.fusion(features)), approximate=False)
         logits = self.prediction(ops.cast(features, "float32"))
         return _resized(logits, self.encoder.image_size)
+
+    def outputs_of_tokens(self, tokens: Tensor) -> dict[str, Tensor]:
+        """Return what an export gives: `logits`, and `label_map`, uint8 `(B, H, W)`."""
+        logits = self.logits_of(tokens)
+        return {"logits": logits, "label_map": ops.cast(ops.argmax(logits, axis=-1), "uint8")}
 
     def compute_output_shape(self, input_shape: Shape) -> Shape:
         return input_shape[0], *self.encoder.image_size, self.num_classes
