@@ -50,8 +50,7 @@ def export_encoder(
 
     Args:
         model: `ViTEncoder`, `ViTClassifier`, `ViTSegmenter`, `MaskedAutoencoder` (its encoder), or
-            a path that
-            `keras_mae.load_pretrained` knows.
+            a path that `keras_mae.load_pretrained` knows.
         directory: str or path. For "saved_model" the model's directory: the files go to its next
             free version, `directory/1`, `directory/2`, ... For others a new directory.
         format: "saved_model", "litert", "onnx", or `MODULE:CLASS` for a

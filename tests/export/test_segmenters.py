@@ -69,7 +69,8 @@ def test_a_server_gives_label_maps(tmp_path):
     pytest.importorskip("tensorflow_serving.apis")
     from keras_mae.export import serve_check
 
-    path = export_encoder(segmenter("linear"), tmp_path / "out", dense=True, **QUICK)
+    segmenter("linear").save(tmp_path / "model.keras")
+    path = export_encoder(tmp_path / "model.keras", tmp_path / "out", dense=True, **QUICK)
     assert serve_check.serve_check(path, lambda line: None) == []
 
 

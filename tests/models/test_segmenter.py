@@ -4,7 +4,7 @@ import pytest
 import tensorflow as tf
 from harness import check_layer
 
-from keras_mae import ViTEncoder, ViTSegmenter
+from keras_mae import ViTEncoder, ViTSegmenter, load_encoder, load_pretrained
 from keras_mae.models.weights import get_weights
 from keras_mae.training.layer_decay import layer_rate_scales
 
@@ -314,3 +314,14 @@ def test_a_compiled_model_goes_on_where_it_was_saved(encoder, tmp_path):
         m.fit(IMAGES, LABELS, verbose=0, shuffle=False).history for m in (model, loaded)
     )
     assert first == second and set(first) == {"loss", "mean_iou"}
+
+
+@pytest.mark.slow
+def test_a_file_opens_by_its_path_and_gives_its_encoder(encoder, tmp_path):
+    model = ViTSegmenter(encoder, 3)
+    model.save(tmp_path / "model.keras")
+    loaded = load_pretrained(tmp_path / "model.keras")
+    np.testing.assert_array_equal(loaded(IMAGES), model(IMAGES))
+    np.testing.assert_array_equal(load_encoder(tmp_path / "model.keras")(IMAGES), encoder(IMAGES))
+    with pytest.raises(ValueError, match="`overrides`"):
+        load_pretrained(tmp_path / "model.keras", image_size=16)
