@@ -284,7 +284,7 @@ class ViTDetector(TrainedInParts):
             "max_detections": self.max_detections,
         }
 
-    def compile(self, optimizer: Any = "adamw", **kwargs: Any) -> None:
+    def compile(self, optimizer: Any = "adamw", **kwargs: Any) -> None:  # type: ignore[override]
         """Configure training; see `TrainedInParts.compile` for what Keras's `compile` has not.
 
         Args:

@@ -229,7 +229,7 @@ class ViTSegmenter(TrainedInParts):
             "class_names": None if self.class_names is None else list(self.class_names),
         }
 
-    def compile(
+    def compile(  # type: ignore[override]
         self, optimizer: Any = "adamw", loss: Any = "auto", metrics: Any = "auto", **kwargs: Any
     ) -> None:
         """Configure training; see `TrainedInParts.compile` for what Keras's `compile` has not.

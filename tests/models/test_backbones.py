@@ -180,7 +180,12 @@ def test_other_models_of_kerascv_train(encoder, name):
     if name == "YOLOV8Detector":
         backbone = backbones.keras_cv(encoder, 8, levels=["P3", "P4", "P5"])
         model = keras_cv.models.YOLOV8Detector(backbone, 2, "xyxy", fpn_depth=1)
-        model.compile("adam", box_loss="ciou", classification_loss="binary_crossentropy")
+        model.compile(
+            optimizer="adam",
+            box_loss="ciou",
+            classification_loss="binary_crossentropy",
+            jit_compile=False,
+        )
         labels = {"boxes": BOXES, "classes": CLASSES}
     else:
         model = keras_cv.models.DeepLabV3Plus(
