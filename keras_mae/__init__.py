@@ -27,7 +27,10 @@ if TYPE_CHECKING:
         MAEDecoder,
         MaskedAutoencoder,
         ViTClassifier,
+        ViTDetector,
         ViTEncoder,
+        ViTSegmenter,
+        backbones,
     )
     from keras_mae.presets import list_presets
     from keras_mae.settings import FinetuneSettings, PretrainSettings, ReportSettings
@@ -42,7 +45,10 @@ _HOMES = {
     "PretrainSettings": "keras_mae.settings",
     "ReportSettings": "keras_mae.settings",
     "ViTClassifier": "keras_mae.models",
+    "ViTDetector": "keras_mae.models",
     "ViTEncoder": "keras_mae.models",
+    "ViTSegmenter": "keras_mae.models",
+    "backbones": "keras_mae.models",
     "data": "keras_mae.data",
     "export_encoder": "keras_mae.export",
     "finetune": "keras_mae.tasks.classify",
@@ -67,8 +73,11 @@ __all__ = [
     "PretrainSettings",
     "ReportSettings",
     "ViTClassifier",
+    "ViTDetector",
     "ViTEncoder",
+    "ViTSegmenter",
     "__version__",
+    "backbones",
     "data",
     "export_encoder",
     "finetune",

@@ -15,8 +15,11 @@ from pathlib import Path
 
 import numpy as np
 
-# What stands for the image when two files are compared by angle: features, not logits.
+# What stands for the image when two files are compared by angle: features, not logits. All outputs
+# of a file that gives no features.
 FEATURES = ("tokens", "cls", "pooled")
+# In a reference: the tokens of the encoder alone, which a segmenter's file does not give.
+ENCODER_TOKENS = "encoder_tokens"
 BLOCKED = ("keras", "tf_keras")
 LATENCY_RUNS = 20
 LATENCY_SECONDS = 5.0
@@ -57,6 +60,34 @@ def _worst(all_of_them):
     }
 
 
+def compare_label_map(outputs, wanted):
+    """Return the differences of a label map, from the same file's logits: the rounding of logits
+    may change which of two is the greatest.
+
+    Args:
+        outputs: dict of the file's outputs, with `label_map` and `logits`.
+        wanted: the Keras model's label map, for its shape and dtype.
+    Returns:
+        dict as `compare`'s: the share of pixels that are not the greatest logit's class.
+    """
+    got = np.asarray(outputs["label_map"])
+    if got.shape != wanted.shape or got.dtype != wanted.dtype:
+        share = float("nan")
+    else:
+        share = float(np.mean(got != np.asarray(outputs["logits"]).argmax(axis=-1)))
+    return {"max_abs_difference": share, "difference": share, "min_cosine": 1.0 - share}
+
+
+def compare_all(outputs, wanted, names):
+    """Return the result of `compare` for each of the outputs that are named."""
+    return {
+        name: compare_label_map(outputs, wanted[name])
+        if name == "label_map"
+        else compare(outputs[name], wanted[name])
+        for name in names
+    }
+
+
 def _in_batches(runner, images, size):
     """Return the outputs for all images, run `size` at a time (the last ones filled up)."""
     parts = []
@@ -94,23 +125,28 @@ def compare_file(runner, reference):
         "latency_ms", "batch_size", "keras_imported".
     """
     images, normalised = reference["images"], reference["normalised"]
-    wanted = {k: v for k, v in reference.items() if k not in ("images", "normalised")}
+    inputs = ("images", "normalised", ENCODER_TOKENS)
+    wanted = {k: v for k, v in reference.items() if k not in inputs}
     sizes = (
         [runner.batch_size] if runner.batch_size else sorted({1, min(3, len(images)), len(images)})
     )
     runs = [_in_batches(runner, images, size) for size in sizes]
     if missing := set(wanted) - set(runs[0]):
         raise ValueError(f"outputs are missing: {sorted(missing)}; there are {sorted(runs[0])}")
-    outputs = {k: _worst([compare(run[k], value) for run in runs]) for k, value in wanted.items()}
+    compared = [compare_all(run, wanted, wanted) for run in runs]
+    outputs = {name: _worst([one[name] for one in compared]) for name in wanted}
     signatures = {}
     if hasattr(runner, "others"):
+        tokens = reference.get(ENCODER_TOKENS, wanted.get("tokens"))
         for name, got in runner.others(images, normalised):
-            references = dict(wanted)
+            references = {**wanted, "tokens": tokens}
             if "patch_tokens" in got:
-                references["patch_tokens"] = wanted["tokens"][:, -got["patch_tokens"].shape[1] :]
-            signatures[name] = _worst([compare(got[k], references[k]) for k in got])
+                references["patch_tokens"] = tokens[:, -got["patch_tokens"].shape[1] :]
+            signatures[name] = _worst([*compare_all(got, references, got).values()])
     overall = _worst([*outputs.values(), *signatures.values()])
-    overall["min_cosine"] = _worst([outputs[k] for k in FEATURES])["min_cosine"]
+    overall["min_cosine"] = _worst(
+        [value for name, value in outputs.items() if name in FEATURES or "tokens" not in outputs]
+    )["min_cosine"]
     return {
         **overall,
         "outputs": outputs,

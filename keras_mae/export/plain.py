@@ -11,6 +11,8 @@ import math
 import numpy as np
 import tensorflow as tf
 
+from keras_mae.layers.feature_pyramid import part_of
+from keras_mae.models.segmenter import ViTSegmenter
 from keras_mae.models.weights import get_weights
 from keras_mae.pixels import deviation_and_offset, subtract_low
 
@@ -22,7 +24,7 @@ def plain_function(model, batch_size=None):
     would keep the size it was traced with.
 
     Args:
-        model: `ViTEncoder` or `ViTClassifier`, computing in float32.
+        model: `ViTEncoder`, `ViTClassifier` or `ViTSegmenter`, computing in float32.
         batch_size: int; None for any.
     Returns:
         `tf.function` of `images`, float32 `(batch_size, H, W, C)`, in the model's value range: they
@@ -79,8 +81,11 @@ class _Forward:
         self.images = tf.TensorSpec(shape, tf.float32, "images")
 
     def __call__(self, images):
+        tokens = self.pooled_blocks(images)
+        if isinstance(self.model, ViTSegmenter):
+            return self.segmentation(tokens)
         count = self.encoder.num_class_tokens
-        blocks = [features(tokens, count) for tokens in self.pooled_blocks(images)]
+        blocks = [features(one, count) for one in tokens]
         outputs = blocks[-1]
         return outputs if self.model is self.encoder else {**outputs, **self.head(blocks)}
 
@@ -134,8 +139,7 @@ class _Forward:
             x = self.scaled(y, f"{name}.attention_scale") + x
         with tf.name_scope("mlp"):
             y = self.linear(self.norm(x, f"{name}.mlp_norm"), f"{name}.mlp.hidden")
-            y = 0.5 * y * (1.0 + tf.math.erf(y / math.sqrt(2)))
-            y = self.linear(y, f"{name}.mlp.output_projection")
+            y = self.linear(self.gelu(y), f"{name}.mlp.output_projection")
             return self.scaled(y, f"{name}.mlp_scale") + x
 
     def scaled(self, x, name):
@@ -189,6 +193,58 @@ class _Forward:
             pooled = self.norm(pooled, "feature_norm")
         logits = self.linear(pooled, "head")
         return {"pooled": pooled, "logits": logits, "probabilities": tf.nn.softmax(logits)}
+
+    def segmentation(self, blocks):
+        """Return a segmenter's outputs of the tokens of the blocks that it looks at."""
+        model = self.model
+        first = self.encoder.num_class_tokens
+        x = tf.concat([tokens[:, first:] for tokens in blocks], axis=-1)
+        x = tf.reshape(x, (self.batch, *model.grid_size, x.shape[-1]))
+        if model.pyramid is not None:
+            first, *others = self.levels(x)
+            x = first
+            for level in others:
+                x = x + resized(level, first.shape[1:3])
+            x = self.convolution(x, "fusion")
+            x = self.gelu(self.norm(x, "fusion_norm"))
+        logits = resized(self.linear(x, "prediction"), self.encoder.image_size)
+        label_map = tf.cast(tf.argmax(logits, axis=-1, output_type=tf.int32), tf.uint8)
+        return {"logits": logits, "label_map": label_map}
+
+    def levels(self, x):
+        """Return the levels of the model's pyramid of a map `(B, h, w, D)`, the finest first."""
+        found = []
+        for scale in self.model.pyramid.scales:
+            name, level = part_of(scale), x
+            if scale == 0.5:
+                level = tf.nn.max_pool2d(x, 2, 2, "SAME")
+            for i in range(int(math.log2(max(scale, 1)))):
+                if i:
+                    level = self.gelu(self.norm(level, f"pyramid.{name}_up_norm"))
+                level = self.twice(level, f"pyramid.{name}_up_{i}")
+            for kernel in (1, 3):
+                level = self.convolution(level, f"pyramid.{name}_conv_{kernel}")
+                level = self.norm(level, f"pyramid.{name}_norm_{kernel}")
+            found.append(level)
+        return found
+
+    def convolution(self, x, name):
+        return tf.nn.conv2d(x, self.tensor(self.weights[f"{name}.kernel"]), 1, "SAME")
+
+    def twice(self, x, name):
+        """A transposed convolution of 2 x 2 with step 2, as a product: its outputs are apart."""
+        kernel = self.weights[f"{name}.kernel"]  # (2, 2, out, in)
+        product = np.transpose(kernel, (3, 0, 1, 2)).reshape(kernel.shape[3], -1)
+        bias = np.tile(self.weights[f"{name}.bias"], 4)
+        return tf.nn.depth_to_space(self.affine(x, product, bias), 2)
+
+    def gelu(self, x):
+        return 0.5 * x * (1.0 + tf.math.erf(x / math.sqrt(2)))
+
+
+def resized(x, size):
+    """Resize maps `(B, h, w, F)` bilinearly, as the segmenter does."""
+    return x if tuple(x.shape[1:3]) == tuple(size) else tf.image.resize(x, size, "bilinear")
 
 
 def features(tokens, num_class_tokens=1):

@@ -13,9 +13,16 @@ from keras_mae.layers.arguments import grid_size, pair
 from keras_mae.layers.pooling import pool_tokens
 from keras_mae.models.classifier import ViTClassifier
 from keras_mae.models.encoder import ViTEncoder
+from keras_mae.models.segmenter import ViTSegmenter
 from keras_mae.models.weights import assign_weights, get_weights
 from keras_mae.pixels import BYTE_RANGE, pixel_dtype
 from keras_mae.presets import list_presets, preset_config
+
+# Models with a head -> what a card calls them, and what they do.
+KINDS = {
+    ViTClassifier: ("classifier", "classification"),
+    ViTSegmenter: ("segmenter", "segmentation"),
+}
 
 
 @dataclasses.dataclass
@@ -23,7 +30,8 @@ class Source:
     """What is exported.
 
     Attributes:
-        model: `ViTEncoder` or `ViTClassifier`, a float32 copy at the export's image size.
+        model: `ViTEncoder`, `ViTClassifier` or `ViTSegmenter`, a float32 copy at the export's image
+            size.
         facts: dict for the card: where it came from, sizes, value range and statistics, checksum.
     """
 
@@ -47,13 +55,13 @@ def open_source(model, image_size=None):
     origin = type(model).__name__
     if isinstance(model, str | os.PathLike):
         origin, model = str(model), load_pretrained(model)
-    if not isinstance(model, ViTClassifier):
+    if type(model) not in KINDS:
         try:
             model = load_encoder(model)
         except ValueError as error:
             raise ValueError(
-                "`model` must be a ViTEncoder, a ViTClassifier, a MaskedAutoencoder, or a path to "
-                f"one. Received: {model!r}"
+                "`model` must be a ViTEncoder, a ViTClassifier, a ViTSegmenter, a "
+                f"MaskedAutoencoder, or a path to one. Received: {model!r}"
             ) from error
     encoder = getattr(model, "encoder", model)
     if not isinstance(encoder, ViTEncoder):
@@ -65,8 +73,11 @@ def open_source(model, image_size=None):
     weights = {name: np.asarray(value, "float32") for name, value in weights.items()}
     copy = _float32_copy(model, encoder, size)
     assign_weights(copy, weights, encoder.grid_size)
+    config = model.get_config()
+    kind, task = KINDS.get(type(model), ("encoder", "features"))
     facts = {
-        "kind": "classifier" if isinstance(model, ViTClassifier) else "encoder",
+        "kind": kind,
+        "task": task,
         "source": origin,
         "preset": find_preset(encoder),
         "weights_sha256": weights_digest(weights),
@@ -86,13 +97,13 @@ def open_source(model, image_size=None):
         "final_norm": encoder.final_norm,
         "num_class_tokens": encoder.num_class_tokens,
     }
-    if isinstance(model, ViTClassifier):
+    if model is not encoder:
         facts.update(
             num_classes=model.num_classes,
-            pooling=model.pooling,
             pooled_blocks=model.pooled_blocks,
             class_names=None if model.class_names is None else list(model.class_names),
         )
+        facts.update({key: getattr(model, key) for key in ("pooling", "head") if key in config})
     return Source(copy, facts)
 
 
@@ -113,7 +124,7 @@ def _float32_copy(model, encoder, image_size):
         return copy
     config = {**model.get_config(), "image_size": None, "trainable_blocks": None}
     config["encoder"] = keras.saving.serialize_keras_object(copy)
-    return ViTClassifier.from_config({**config, "dtype": "float32", "trainable": True})
+    return type(model).from_config({**config, "dtype": "float32", "trainable": True})
 
 
 def values_in_words(value_range):
@@ -162,10 +173,13 @@ def model_outputs(model, images, encode=None):
         encode: function from these to what `pooled_tokens` returns, in its place.
     Returns:
         dict of float32 tensors: `tokens` `(B, T + N, D)`, `cls` and `pooled` `(B, D)`, and of a
-        classifier `logits` and `probabilities` `(B, classes)`, and `pooled` as it pools.
+        classifier `logits` and `probabilities` `(B, classes)`, and `pooled` as it pools. Of a
+        segmenter `logits` `(B, H, W, classes)` and `label_map`, uint8 `(B, H, W)`, alone.
     """
     encoder = getattr(model, "encoder", model)
     wide = pooled_tokens(model, images) if encode is None else encode(images)
+    if hasattr(model, "outputs_of_tokens"):
+        return model.outputs_of_tokens(wide)
     tokens = wide[..., -encoder.hidden_dim :]
     count = encoder.num_class_tokens
     cls = pool_tokens(tokens, "token", count)

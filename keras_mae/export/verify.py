@@ -103,16 +103,20 @@ def reference_outputs(source, images, batch_size=8):
         images: `(n, H, W, C)`, in the encoder's value range.
         batch_size: int. So many at a time.
     Returns:
-        dict of arrays: `images`, `normalised` and the outputs of `model_outputs`.
+        dict of arrays: `images`, `normalised` and the outputs of `model_outputs`; where the
+        encoder's tokens are not among these, also them, as `compare.ENCODER_TOKENS`.
     """
     encoder = source.encoder
     normalised = normalize(images.astype("float32"), encoder.mean, encoder.std, encoder.value_range)
     # On a GPU float32 may mean TensorFloat-32, which keeps three digits.
     with keras.device("cpu"):
-        parts = [
-            model_outputs(source.model, ops.convert_to_tensor(normalised[i : i + batch_size]))
-            for i in range(0, len(images), batch_size)
-        ]
+        parts = []
+        for i in range(0, len(images), batch_size):
+            batch = ops.convert_to_tensor(normalised[i : i + batch_size])
+            part = model_outputs(source.model, batch)
+            if "tokens" not in part:  # what the endpoint of the encoder alone is held to
+                part[compare.ENCODER_TOKENS] = encoder(batch, training=False)
+            parts.append(part)
     outputs = {
         name: np.concatenate([ops.convert_to_numpy(part[name]) for part in parts])
         for name in parts[0]

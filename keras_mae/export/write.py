@@ -26,7 +26,7 @@ def export_encoder(
     fresh_process: bool = True,
     **options: Any,
 ) -> Path:
-    """Write an encoder, or a classifier, for use without this library, and check its numbers.
+    """Write a model for use without this library, and check its numbers.
 
     The written file takes images `(B, H, W, C)` of the sensor's own values, in the model's
     `value_range`: pixels 0-255, unless the model says otherwise. It normalises them inside, with
@@ -39,13 +39,18 @@ def export_encoder(
                                                what its linear layer is given
         logits, probabilities  (B, classes)    of a classifier
 
+    or, of a segmenter, these alone
+
+        logits                 (B, H, W, classes)
+        label_map              (B, H, W)       uint8, the class of the greatest logit
+
     Then a new process, in which keras cannot be imported, loads the file and compares its outputs
     for images with the Keras model's. The differences go into `card.json` and `card.md`
     beside the file. If they are over the format's bound, nothing is left.
 
     Args:
-        model: `ViTEncoder`, `ViTClassifier`, `MaskedAutoencoder` (its encoder), or a path that
-            `keras_mae.load_pretrained` knows.
+        model: `ViTEncoder`, `ViTClassifier`, `ViTSegmenter`, `MaskedAutoencoder` (its encoder), or
+            a path that `keras_mae.load_pretrained` knows.
         directory: str or path. For "saved_model" the model's directory: the files go to its next
             free version, `directory/1`, `directory/2`, ... For others a new directory.
         format: "saved_model", "litert", "onnx", or `MODULE:CLASS` for a

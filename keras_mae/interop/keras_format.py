@@ -9,11 +9,15 @@ import numpy as np
 
 from keras_mae.models.autoencoder import MaskedAutoencoder
 from keras_mae.models.classifier import ViTClassifier
+from keras_mae.models.detector import ViTDetector
 from keras_mae.models.encoder import ViTEncoder
+from keras_mae.models.segmenter import ViTSegmenter
 from keras_mae.models.weights import get_weights
 from keras_mae.types import AnyPath
 
 KINDS = {"autoencoder": MaskedAutoencoder, "encoder": ViTEncoder, "classifier": ViTClassifier}
+# Opened as they are: no other library has a file of theirs.
+DENSE = {"segmenter": ViTSegmenter, "detector": ViTDetector}
 
 
 def kind_of(model: keras.Model) -> str:
@@ -50,7 +54,7 @@ def read_keras(path: AnyPath) -> tuple[keras.Model, dict[str, np.ndarray], dict[
     Raises:
         ValueError: if it is broken, unsafe, or not a model of this library.
     """
-    expected = [f"keras_mae>{cls.__name__}" for cls in KINDS.values()]
+    expected = [f"keras_mae>{cls.__name__}" for cls in {**KINDS, **DENSE}.values()]
     try:
         with zipfile.ZipFile(path) as archive:
             name = json.loads(archive.read("config.json")).get("registered_name")

@@ -9,7 +9,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_mae.interop.keras_format import KINDS, kind_of
+from keras_mae.interop.keras_format import DENSE, KINDS, kind_of
 from keras_mae.interop.read import Checkpoint, read_checkpoint
 from keras_mae.layers.arguments import grid_size, pair
 from keras_mae.layers.resampling import is_sincos
@@ -61,10 +61,10 @@ def load_pretrained(path: AnyPath, **overrides: Any) -> keras.Model:
             follow, see `keras_mae.layers.resampling`), `num_heads`, `mask_ratio`, `drop_path`,
             `dtype`, ...
     Returns:
-        `MaskedAutoencoder` where there is a decoder, `ViTClassifier` where there is a head, else
-        `ViTEncoder`. Where a file does not say, pixels are 0-255 and normalised with ImageNet's
-        statistics (three channels), which is logged, and a decoder predicts raw pixels, as the
-        reference's does by default.
+        `MaskedAutoencoder` where there is a decoder, `ViTClassifier` where there is a head,
+        `ViTSegmenter` or `ViTDetector` of their `.keras` files, else `ViTEncoder`. Where a file
+        does not say, pixels are 0-255 and normalised with ImageNet's statistics (three channels),
+        which is logged, and a decoder predicts raw pixels, as the reference's does by default.
     Raises:
         FileNotFoundError: if there is no checkpoint.
         ValueError: if it is broken, unsafe, of another architecture, or `overrides` do not fit.
@@ -73,6 +73,11 @@ def load_pretrained(path: AnyPath, **overrides: Any) -> keras.Model:
         encoder = keras_mae.load_pretrained("dinov2-small", image_size=224)
     """
     checkpoint = read_checkpoint(path)
+    if overrides and isinstance(checkpoint.model, tuple(DENSE.values())):
+        raise ValueError(
+            f"`overrides` must be left out for a {type(checkpoint.model).__name__}: make a new one "
+            f"of its encoder. Received: {sorted(overrides)}"
+        )
     kind = _kind(checkpoint)
     _check_overrides(kind, overrides)
     if checkpoint.model is not None and not overrides:

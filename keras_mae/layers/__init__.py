@@ -1,6 +1,7 @@
-"""The building blocks: patches, positions, masking, attention, transformer block."""
+"""The building blocks: patches, positions, masking, attention, block, feature pyramid."""
 
 from keras_mae.layers.attention import Attention
+from keras_mae.layers.feature_pyramid import FeaturePyramid
 from keras_mae.layers.masking import (
     MaskRatioSchedule,
     PatchMasking,
@@ -21,6 +22,7 @@ __all__ = [
     "Attention",
     "BlockMasking",
     "DropPath",
+    "FeaturePyramid",
     "GridMasking",
     "LayerScale",
     "MaskRatioSchedule",

@@ -10,7 +10,7 @@ from keras_mae.layers.arguments import check_positive_int, pair
 from keras_mae.layers.pooling import check_pooling, pool_tokens, pooled_dim
 from keras_mae.models.encoder import check_last_blocks
 from keras_mae.models.openers import open_encoder
-from keras_mae.models.steps import TrainedInParts, logs_for_keras
+from keras_mae.models.steps import TrainedInParts
 from keras_mae.types import AnyPath, Shape, Size, Tensor
 
 HEAD_NORMS = ("auto", "layer", "batch", None)
@@ -224,17 +224,3 @@ class ViTClassifier(TrainedInParts):
         logits = self(images, training=True, kept=batch["kept"])
         loss = self.compute_loss(images, labels, logits, batch["weights"], training=True)
         return loss, logits
-
-    if keras.backend.backend() == "tensorflow":
-
-        def _logs(self, loss, x, y, outputs, sample_weight):
-            """Return the loss and the metrics so far, as Keras's step does."""
-            import tensorflow as tf
-
-            # Keras puts together what replicas have seen at the end of an epoch.
-            loss = loss * tf.distribute.get_strategy().num_replicas_in_sync
-            self._loss_tracker.update_state(loss, sample_weight=tf.shape(x)[0])
-            return logs_for_keras(self.compute_metrics(x, y, outputs, sample_weight))
-
-        def test_step(self, data: Any) -> dict[str, Tensor]:
-            return logs_for_keras(super().test_step(data))

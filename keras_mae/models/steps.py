@@ -117,6 +117,18 @@ class TrainedInParts(keras.Model):
             self.optimizer.apply_gradients(zip(gradients, self.trainable_variables, strict=True))
             return self._logs(loss, x, y, outputs, sample_weight)
 
+        def test_step(self, data: Any) -> dict[str, Tensor]:
+            return logs_for_keras(super().test_step(data))
+
+        def _logs(self, loss, x, y, outputs, sample_weight):
+            """Return the loss and the metrics so far, as Keras's step does."""
+            import tensorflow as tf
+
+            # Keras puts together what replicas have seen at the end of an epoch.
+            loss = loss * num_replicas()
+            self._loss_tracker.update_state(loss, sample_weight=tf.shape(x)[0])
+            return logs_for_keras(self.compute_metrics(x, y, outputs, sample_weight))
+
         def _maybe_symbolic_build(self, iterator=None, data_batch=None):
             """Build the metrics on the shares of replicas, which may be unequal.
 
@@ -215,7 +227,8 @@ def mean_over_parts(
         if tensor is None:
             return None
         rest = tensor.shape[1:]
-        return tf.slice(tensor, [start, *([0] * len(rest))], [count, *rest])
+        sizes = [tf.shape(tensor)[i + 1] if side is None else side for i, side in enumerate(rest)]
+        return tf.slice(tensor, [start, *([0] * len(rest))], [count, *sizes])
 
     def add_part(part, loss, gradients, outputs):
         start = part * part_rows
@@ -247,7 +260,7 @@ def _scale_of_share(rows, share):
     """Return what a replica's mean counts for, beside an equal share's; None: the same."""
     import tensorflow as tf
 
-    replicas = tf.distribute.get_strategy().num_replicas_in_sync
+    replicas = num_replicas()
     if replicas == 1 or isinstance(rows, int):
         return None
     return tf.cast(rows * replicas, "float32") / tf.cast(share[0], "float32")
@@ -260,6 +273,15 @@ def logs_for_keras(logs):
     return {name: keras.ops.reshape(value, (1,)) for name, value in logs.items()}
 
 
+def num_replicas() -> int:
+    """Return over how many replicas of `tf.distribute` a batch is shared out; 1 elsewhere."""
+    if keras.backend.backend() != "tensorflow":
+        return 1
+    import tensorflow as tf
+
+    return tf.distribute.get_strategy().num_replicas_in_sync
+
+
 def _several_workers():
     import tensorflow as tf
 
@@ -270,7 +292,7 @@ def _several_replicas():
     import tensorflow as tf
 
     strategy = tf.distribute.get_strategy()
-    return strategy.num_replicas_in_sync > 1 and not isinstance(strategy, tf.distribute.TPUStrategy)
+    return num_replicas() > 1 and not isinstance(strategy, tf.distribute.TPUStrategy)
 
 
 def _has_gpu():

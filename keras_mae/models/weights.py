@@ -18,7 +18,18 @@ from keras_mae.layers.resampling import is_sincos, resize_positions
 
 logger = logging.getLogger(__name__)
 
-_PARTS = ("encoder", "decoder", "feature_norm", "head")
+_PARTS = (
+    "encoder",
+    "decoder",
+    "feature_norm",
+    "head",
+    "pyramid",
+    "fusion",
+    "fusion_norm",
+    "prediction",
+    "class_head",
+    "box_head",
+)
 _TOKENS = ("class_token", "register_tokens", "mask_token", "positions.table")
 _LAYERS = (
     "patch_embedding.projection",
@@ -46,10 +57,11 @@ _ADVICE = "\nName them in `skip`, for instance skip=('decoder.*',), to leave the
 
 
 def named_weights(model: keras.Model) -> dict[str, Any]:
-    """Return all weights of an encoder, an autoencoder or a classifier.
+    """Return all weights of an encoder, or of a model with one.
 
     Args:
-        model: `ViTEncoder`, `MaskedAutoencoder` or `ViTClassifier`.
+        model: `ViTEncoder`, `MaskedAutoencoder`, `ViTClassifier`, `ViTSegmenter` or
+            `ViTDetector`.
     Returns:
         dict: name, such as "encoder.class_token", to Keras variable.
     """
@@ -64,6 +76,8 @@ def named_weights(model: keras.Model) -> dict[str, Any]:
         _add_leaves(named, part, layer)
         for path in _LAYERS:
             _add_leaves(named, f"{part}.{path}", _get(layer, path))
+        for path, inner in (_get(layer, "named_parts") or {}).items():
+            _add_leaves(named, f"{part}.{path}", inner)
         for i, block in enumerate(_get(layer, "blocks") or ()):
             for path in _BLOCK_LAYERS:
                 _add_leaves(named, f"{part}.blocks.{i}.{path}", _get(block, path))

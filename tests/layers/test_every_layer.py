@@ -30,7 +30,8 @@ class CornerMasking(layers.MaskingStrategy):
         return {"power": self.power}
 
 
-D, S, H = 8, 12, 16
+D, S, H, F = 8, 12, 16, 4
+MAPS = RNG.normal(size=(2, 7, D)).astype("float32")  # a class token and 2 x 3 patches
 ATTENTION = D * 3 * D + 3 * D + D * D + D
 CROSS = D * D + D + S * 2 * D + 2 * D + D * D + D
 MLP = D * H + H + H * D + D
@@ -60,6 +61,24 @@ CASES = {
         {"num_heads": 4, "cross": True},
         {"x": X, "context": CONTEXT},
         (CROSS, 0),
+    ),
+    "FeaturePyramid": (
+        layers.FeaturePyramid,
+        {"image_size": (4, 6), "patch_size": 2, "filters": F, "scales": (2, 1, 0.5, 0.25)},
+        {"tokens": MAPS},
+        ((D * 4 * (D // 2) + D // 2) + (D // 2 + 2 * D) * F + 3 * (9 * F * F + 4 * F), 0),
+    ),
+    "FeaturePyramid of two blocks": (
+        layers.FeaturePyramid,
+        {"image_size": (8, 12), "patch_size": 4, "filters": F, "scales": [4], "num_blocks": 2},
+        {"tokens": np.concatenate([MAPS, MAPS[::-1]], axis=-1)},
+        (
+            (2 * D * D + D)
+            + (D * 4 * (D // 2) + D // 2 + D)
+            + (D // 2 * 4 * (D // 4) + D // 4)
+            + (D // 4 * F + 9 * F * F + 4 * F),
+            0,
+        ),
     ),
     "MLP": (layers.MLP, {"mlp_dim": H}, {"x": X}, (MLP, 0)),
     "DropPath": (layers.DropPath, {"rate": 0.5, "seed": 3}, {"x": X}, (0, 0)),

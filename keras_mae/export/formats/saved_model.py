@@ -61,7 +61,7 @@ class SavedModel(Format):
     The first three give what `keras_mae.export.export_encoder` says; `serving_tokens` gives
     `feature_map` `(B, H / p, W / q, D)`, the patches' tokens in their places, for dense heads.
     Beside them there is the endpoint `serve`: images float32, normalised, to tokens
-    `(B, T + N, D)`. Its variables train. Names of a classifier's classes are in `class_names.json`.
+    `(B, T + N, D)`. Its variables train. Names of classes are in `class_names.json`.
     """
 
     OPTIONS = (
@@ -147,7 +147,8 @@ class SavedModel(Format):
             )
 
         def feature_map(images):
-            tokens = outputs_of(images)["tokens"][:, encoder.num_class_tokens :]
+            tokens = last_block(normalize(images, encoder.mean, encoder.std, value_range))
+            tokens = tokens[:, encoder.num_class_tokens :]
             return {
                 "feature_map": tf.reshape(tokens, (-1, *encoder.grid_size, encoder.hidden_dim)),
             }
