@@ -291,10 +291,9 @@ class ReportSettings(DataSettings):
         same = self.finetune_settings(
             seed, protocol, rival, recipe_size, num_examples, train_examples
         )
-        seen = {"channels": channels} if channels is not None else {}
-        return dataclasses.replace(
-            same, statistics="auto", image_size=self.rival_image_size, **seen
-        )
+        if channels is not None:
+            same = dataclasses.replace(same, channels=channels)
+        return dataclasses.replace(same, statistics="auto", image_size=self.rival_image_size)
 
     def _devices(self) -> dict[str, Any]:
         # One device: a second MirroredStrategy in a process fails.
