@@ -4,7 +4,6 @@ import json
 import subprocess
 import sys
 
-import keras
 import numpy as np
 import pytest
 
@@ -308,11 +307,12 @@ def test_without_keras_hub_presets_are_read_and_the_extra_is_named_for_writing(
 
 @pytest.mark.slow
 def test_nothing_optional_is_imported_before_it_is_needed():
+    # Keras itself may import some of them.
     code = (
-        "import sys, keras_mae; keras_mae.load_pretrained; keras_mae.push_to_hub;"
+        "import sys, keras; before = set(sys.modules);"
+        "import keras_mae; keras_mae.load_pretrained; keras_mae.push_to_hub;"
         "print([n for n in ('torch', 'transformers', 'keras_hub', 'huggingface_hub') "
-        "if n in sys.modules])"
+        "if n in set(sys.modules) - before])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    # Keras itself asks whether torch is there on some backends only.
-    assert done.stdout.strip() == "[]" or keras.backend.backend() == "torch", done.stderr
+    assert done.stdout.strip() == "[]", done.stderr
