@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     )
     from keras_mae.presets import list_presets
     from keras_mae.settings import FinetuneSettings, PretrainSettings, ReportSettings
-    from keras_mae.tasks.classify import finetune
+    from keras_mae.tasks.finetune import finetune
     from keras_mae.tasks.pretrain import pretrain
 
 # Name -> the module that has it; a module itself where the two are the same.
@@ -51,7 +51,7 @@ _HOMES = {
     "backbones": "keras_mae.models",
     "data": "keras_mae.data",
     "export_encoder": "keras_mae.export",
-    "finetune": "keras_mae.tasks.classify",
+    "finetune": "keras_mae.tasks.finetune",
     "layers": "keras_mae.layers",
     "list_presets": "keras_mae.presets",
     "load_encoder": "keras_mae.interop",

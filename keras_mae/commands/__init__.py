@@ -46,7 +46,7 @@ Without flags: 5,000 embedded images of digits, some minutes on two cores.
     ),
     "finetune": Command(
         "keras_mae.settings.finetune:FinetuneSettings",
-        "keras_mae.tasks.classify:finetune",
+        "keras_mae.tasks.finetune:finetune",
         """Put a pre-trained encoder to work on labelled images: fine-tune, probe, neighbours.
 
 Flags that are not given follow the recipe of the protocol, which is printed.

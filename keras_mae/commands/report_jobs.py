@@ -18,7 +18,8 @@ from keras_mae.interop import load_encoder
 from keras_mae.interop.adapt import Inputs, adapted_encoder
 from keras_mae.models import ViTEncoder
 from keras_mae.models.weights import get_weights
-from keras_mae.tasks.classify import check_labels, finetune
+from keras_mae.tasks.classify import check_labels
+from keras_mae.tasks.finetune import finetune
 from keras_mae.tasks.images import EVAL_BATCH, parts_of
 from keras_mae.tasks.pretrain import build_autoencoder, pretrain
 from keras_mae.tasks.probe import (

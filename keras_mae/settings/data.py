@@ -20,7 +20,8 @@ class DataSettings(Settings):
     dataset: str = setting(
         "mnist5k",
         "Images: mnist5k, photos, folder:PATH, table:FILE, zip:FILE, webdataset:PATTERN, "
-        "huggingface:NAME_OR_PATH[:SPLIT], tfds:NAME[:SPLIT], tfrecord:GLOB, or "
+        "huggingface:NAME_OR_PATH[:SPLIT], tfds:NAME[:SPLIT], tfrecord:GLOB, "
+        "digit_scenes[:SIDE], segmentation:IMAGES_DIR,MASKS_DIR, coco:FILE.json,IMAGES_DIR, or "
         "MODULE:CLASS[:ARGUMENT] for a source of your own.",
         DATA,
         sweep=False,
@@ -70,6 +71,20 @@ class DataSettings(Settings):
         DATA,
         sweep=False,
         shown="one label an image",
+    )
+    class_names: str | None = setting(
+        None,
+        "Of segmentation:, a file with the names of the classes: one a line, or a JSON list.",
+        DATA,
+        sweep=False,
+        shown="the numbers",
+    )
+    label_map: str | None = setting(
+        None,
+        "Of segmentation:, NUMBER:CLASS,...: the class of each number stored; 255: none.",
+        DATA,
+        sweep=False,
+        shown="the numbers themselves",
     )
     max_bad_fraction: float = setting(
         0.1,
@@ -171,7 +186,7 @@ class DataSettings(Settings):
 
     def source_options(self) -> dict[str, Any]:
         """Return the keyword arguments of `keras_mae.data.load_source`."""
-        of_tables = ("image_column", "label_column", "label_separator")
+        of_tables = ("image_column", "label_column", "label_separator", "class_names", "label_map")
         of_pixels = ("channels", "bands", "value_range", "background")
         options = {name: getattr(self, name) for name in (*of_tables, *of_pixels)}
         return {**options, "statistics": self.given_statistics()}

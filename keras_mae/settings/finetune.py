@@ -17,6 +17,7 @@ from keras_mae.settings.run import (
     steps_of,
 )
 
+TASKS = ("classify", "segment", "detect")
 PROTOCOLS = ("full", "linear", "partial", "scratch", "knn")
 POOLINGS = ("token", "mean", "both")
 SMALL_IMAGE = 64  # pixels a side
@@ -116,6 +117,13 @@ RECIPES = {
         "knn": FinetuneRecipe(),
     },
 }
+_UNMIXED: dict[str, Any] = {
+    "label_smoothing": 0.0,
+    "mixup": 0.0,
+    "cutmix": 0.0,
+    "randaugment": (0, 0),
+    "erasing": 0.0,
+}
 _OF_RECIPE = [f.name for f in dataclasses.fields(FinetuneRecipe) if f.name != "least_steps"]
 BY_RECIPE = "the recipe's"
 
@@ -144,6 +152,34 @@ class FinetuneSettings(RunSettings):
         shown="none",
         first=2,
     )
+    task: str = setting(
+        "classify",
+        "classify: a class, or several labels, for each image. segment: a class for each pixel. "
+        "detect: boxes with classes.",
+        MODEL,
+        choices=TASKS,
+        sweep=False,
+        first=3,
+    )
+    head: str | None = setting(
+        None,
+        "For segment: linear: on the last block; multi_block: on the last 4; pyramid: levels of "
+        "several strides.",
+        MODEL,
+        choices=("linear", "multi_block", "pyramid"),
+        sweep=False,
+        shown="pyramid; linear for --protocol=linear",
+    )
+    scale_jitter: tuple[float, ...] | None = setting(
+        None,
+        "LOW,HIGH: for segment and detect, the random scale, relative to the largest at which the "
+        "whole image fits.",
+        AUGMENTED,
+        lengths=(2, 2),
+        above=0,
+        sweep=False,
+        shown="0.1,2 for 10,000 images or more, else 0.5,2",
+    )
     protocol: str = setting(
         "full",
         "full: all weights. linear: a linear layer on frozen features. partial: the last blocks "
@@ -152,7 +188,7 @@ class FinetuneSettings(RunSettings):
         MODEL,
         choices=PROTOCOLS,
         sweep=False,
-        first=3,
+        first=4,
     )
     preset: str = setting(
         "mae_vit_mini_patch4",
@@ -175,7 +211,7 @@ class FinetuneSettings(RunSettings):
         least=1,
         sweep=False,
         shown="all",
-        first=4,
+        first=5,
     )
     trainable_blocks: float | None = setting(
         None,
@@ -285,7 +321,7 @@ class FinetuneSettings(RunSettings):
 
     @property
     def _prefix(self) -> str:  # type: ignore[override]
-        return self.protocol
+        return self.protocol if self.task == "classify" else f"{self.task}_{self.protocol}"
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -311,11 +347,38 @@ class FinetuneSettings(RunSettings):
                 "`feature_views` must be None or 0 but for protocol='linear'. Received: "
                 f"{self.feature_views} with protocol={self.protocol!r}"
             )
+        dense = self.task != "classify"
+        if self.protocol == "knn" and dense:
+            yield f"`protocol` must not be 'knn' for task={self.task!r}. Received: 'knn'"
+        for name in ("label_smoothing", "mixup", "cutmix", "randaugment", "erasing"):
+            value = getattr(self, name)
+            if dense and (value if name != "randaugment" else value and value[0]):
+                yield f"`{name}` must be 0 or None for task={self.task!r}. Received: {value}"
+        for name in ("crop_area", "crop_aspect", "num_classes", "feature_views"):
+            if dense and getattr(self, name):
+                yield (
+                    f"`{name}` must be None for task={self.task!r}. Received: {getattr(self, name)}"
+                )
+        for name in ("head", "scale_jitter"):
+            if getattr(self, name) is not None and not dense:
+                yield f"`{name}` must be None for task='classify'. Received: {getattr(self, name)}"
         if self.encoder is None and self.protocol in ("full", "partial"):
             yield (
                 f"`encoder` must be given for protocol={self.protocol!r}; 'scratch' trains one "
                 "that is new. Received: None"
             )
+
+    def _recipe_of(self, name: str) -> FinetuneRecipe:
+        """Return the recipe of a name for this protocol and task."""
+        if self.task == "classify":
+            return RECIPES[name][self.protocol]
+        # A head on a frozen encoder is trained by AdamW; images with maps and boxes are not mixed.
+        protocol = "partial" if self.protocol == "linear" else self.protocol
+        return dataclasses.replace(RECIPES[name][protocol], **_UNMIXED)
+
+    def source_options(self) -> dict[str, Any]:
+        task = None if self.task == "classify" else self.task
+        return {**super().source_options(), "task": task}
 
     def with_recipe(self, image_size: tuple[int, int], num_examples: int) -> Self:
         """Return these settings with the recipe's values for all that is None.
@@ -327,7 +390,7 @@ class FinetuneSettings(RunSettings):
             A `FinetuneSettings` whose `recipe` is named and of whose recipe's fields none is None.
         """
         name = self.recipe or ("small" if max(image_size) <= SMALL_IMAGE else "paper")
-        recipe = RECIPES[name][self.protocol]
+        recipe = self._recipe_of(name)
         values = {field: getattr(recipe, field) for field in _OF_RECIPE}
         values["batch_size"] = min(recipe.batch_size, num_examples)
         batch_size = self.batch_size or values["batch_size"]
@@ -365,7 +428,7 @@ class FinetuneSettings(RunSettings):
         Args:
             neighbours: numbers of neighbours that are measured; None for `knn`.
         """
-        recipe = RECIPES[self.recipe][self.protocol]
+        recipe = self._recipe_of(self.recipe)
         shown = []
         for name in _OF_RECIPE:
             value = getattr(self, name)
@@ -374,6 +437,7 @@ class FinetuneSettings(RunSettings):
                 same = value == getattr(recipe, name) or name in ("epochs", "warmup_epochs")
                 shown.append(f"{name}={text}" + ("" if same else "*"))
         optimizer = {"linear": "LARS", "knn": "none"}.get(self.protocol, "AdamW")
+        optimizer = optimizer if self.task == "classify" else "AdamW"
         lines = [f"Recipe in use: {self.recipe}, {self.protocol} (* other than the recipe's)"]
         if self.protocol == "knn":
             pooled = f"pooling={self.pooling}, pooled_blocks={self.pooled_blocks}"

@@ -3,7 +3,6 @@
 import dataclasses
 import os
 import time
-from collections.abc import Sequence
 from typing import Any
 
 import keras
@@ -43,38 +42,7 @@ from keras_mae.tasks.probe import (
 from keras_mae.training import LARS, make_adamw
 from keras_mae.training.callbacks import read_metrics
 from keras_mae.training.layer_decay import layer_rate_scales
-from keras_mae.training.loop import run
 from keras_mae.training.schedules import run_schedule
-
-
-def finetune(
-    settings: FinetuneSettings, callbacks: Sequence[keras.callbacks.Callback] = ()
-) -> dict[str, Any]:
-    """Put an encoder to the test that `settings` describe, and write the output directory.
-
-    It holds `config.json`, `results.json` and `figures/confusion.png`; for all protocols but "knn"
-    `metrics.jsonl` and `model.keras`, a `ViTClassifier`; and `skipped.jsonl` if an image could not
-    be read. A run that was cut goes on from its last checkpoint.
-
-    Args:
-        settings: a `FinetuneSettings`.
-        callbacks: Keras callbacks, see `keras_mae.training.loop.run`.
-    Returns:
-        dict, as in `results.json`: "protocol", "top1" and "top5" (None for fewer than 6 classes,
-        and for kNN) on the test images, else on those held out ("measured_on"), in [0, 1],
-        "macro_f1", "classes"; of images with several labels, in their place, what
-        `keras_mae.evaluation.classification.multi_label_metrics` gives; "val_curve" (held-out
-        top-1 after each epoch), "training_seconds", "train_examples", "heldout_examples",
-        "trainable_blocks", and for kNN "knn" (k to top-1). With `dry_run`, an empty dict, and
-        nothing is written.
-    Raises:
-        ValueError: for a setting, an encoder or a data set that does not fit, before any training.
-        NonFiniteLossError, CheckpointError, Interrupted: see `keras_mae.training.loop.run`.
-    Example:
-        settings = keras_mae.FinetuneSettings(encoder="saved_models/mae_mnist5k", steps=100)
-        accuracy = keras_mae.finetune(settings)["top1"]
-    """
-    return run(Classify(settings), callbacks)
 
 
 class Classify(ImageTask):
@@ -118,7 +86,7 @@ class Classify(ImageTask):
     def build(self) -> None:
         encoder = make_encoder(self.settings, self.train)
         settings = _for_saved_model(self.settings, encoder)
-        size = _image_size(settings, encoder)
+        size = image_size_of(settings, encoder)
         given = settings.batch_size
         settings = settings.with_recipe(size, self.num_examples)
         self.see_as(encoder)
@@ -512,10 +480,10 @@ def _for_saved_model(settings, encoder):
     return dataclasses.replace(settings, layer_decay=1.0, drop_path=0.0)
 
 
-def _image_size(settings, encoder):
-    if settings.image_size is None:
-        return encoder.image_size
-    return settings.image_size if len(settings.image_size) == 2 else settings.image_size * 2
+def image_size_of(settings: FinetuneSettings, encoder: Any) -> tuple[int, int]:
+    """Return the (H, W) of the model: the setting's, else the encoder's."""
+    sides = settings.image_size or encoder.image_size
+    return sides[0], sides[-1]
 
 
 def _classifier(settings, encoder, num_classes, class_names):
@@ -531,7 +499,7 @@ def _classifier(settings, encoder, num_classes, class_names):
         head_norm="batch" if frozen else "auto",
         drop_path=settings.drop_path,
         trainable_blocks=0 if frozen else settings.trainable_blocks,
-        image_size=settings.image_size and _image_size(settings, encoder),
+        image_size=settings.image_size and image_size_of(settings, encoder),
         # A head wider than the data set has classes without a name.
         class_names=class_names if len(class_names or ()) == num_classes else None,
         seed=settings.seed,
