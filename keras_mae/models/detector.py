@@ -32,7 +32,7 @@ class DetectionHead(keras.layers.Layer):
         outputs: int O. Values of an anchor.
         filters: int. Channels of the convolutions between, each with a LayerNorm and a GELU.
         num_layers: int. How many of these.
-        bias: float. What the outputs' bias starts at.
+        first_bias: float. What the outputs' bias starts at.
         seed: int. Fixes the initial weights; None for any.
     Call arguments:
         levels: list of float `(B, h, w, F)`.
@@ -45,7 +45,7 @@ class DetectionHead(keras.layers.Layer):
         outputs: int,
         filters: int = 128,
         num_layers: int = 2,
-        bias: float = 0.0,
+        first_bias: float = 0.0,
         seed: int | None = None,
         **kwargs: Any,
     ) -> None:
@@ -53,7 +53,7 @@ class DetectionHead(keras.layers.Layer):
         self.outputs = outputs
         self.filters = filters
         self.num_layers = num_layers
-        self.bias = bias
+        self.first_bias = first_bias
         self.seed = seed
         self.convolutions = [
             self._convolution(filters, f"conv_{i}", use_bias=False) for i in range(num_layers)
@@ -63,7 +63,7 @@ class DetectionHead(keras.layers.Layer):
             outputs * box_math.PER_PLACE,
             "last",
             kernel_initializer=keras.initializers.RandomNormal(stddev=0.01, seed=seed),
-            bias_initializer=keras.initializers.Constant(bias),
+            bias_initializer=keras.initializers.Constant(first_bias),
             dtype="float32",
         )
 
@@ -110,7 +110,7 @@ class DetectionHead(keras.layers.Layer):
             "outputs": self.outputs,
             "filters": self.filters,
             "num_layers": self.num_layers,
-            "bias": self.bias,
+            "first_bias": self.first_bias,
             "seed": self.seed,
         }
 
@@ -207,7 +207,7 @@ class ViTDetector(TrainedInParts):
         self.class_head = DetectionHead(
             num_classes,
             filters,
-            bias=-float(np.log((1 - PRIOR) / PRIOR)),
+            first_bias=-float(np.log((1 - PRIOR) / PRIOR)),
             seed=seed,
             name="class_head",
             dtype=policy,
