@@ -20,6 +20,7 @@ _WRAPPERS = {"_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"}
 # Words of the names of averages of weights, and of what they are the averages of.
 _AVERAGES = {"teacher", "ema", "average", "averaged", "avg", "swa", "momentum", "target"}
 _PLAIN = {"student", "online", "current"}
+_DEEPEST = 4  # dicts in dicts
 # What is known outside of an encoder: heads and decoders.
 _BESIDE = re.compile(r"head|fc_norm|decoder|mask_token|classifier|neck")
 
@@ -77,7 +78,8 @@ def _tables(content: Mapping[str, Any], path: tuple = ()) -> Iterator[tuple[tupl
     if tensors:
         yield path, tensors
     for key, value in content.items():
-        if isinstance(key, str) and isinstance(value, Mapping):
+        # A dict in a pickle can hold itself.
+        if isinstance(key, str) and isinstance(value, Mapping) and len(path) < _DEEPEST:
             yield from _tables(value, (*path, key))
 
 

@@ -111,6 +111,8 @@ def to_our_layout(name: str, value: np.ndarray) -> np.ndarray:
     """
     if name.endswith(".positions.table"):
         return _with_axes(name, value, 3)[0]
+    if name in ("encoder.class_token", "encoder.register_tokens"):
+        return _with_axes(name, value, 3)
     if name == "encoder.patch_embedding.projection.kernel":
         value = _with_axes(name, value, 4)
         return value.transpose(2, 3, 1, 0).reshape(-1, value.shape[0])

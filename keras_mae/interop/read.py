@@ -80,7 +80,8 @@ def read_checkpoint(path: AnyPath) -> Checkpoint:
         model, weights, config = read_keras(path)
         return Checkpoint(weights, config, model=model, hints=_OUR_ROWS)
     content = _read_file(path)
-    config = dict(content.get(CONFIG_KEY, {})) or _arguments(content.get("args"))
+    own = content.get(CONFIG_KEY)
+    config = dict(own) if isinstance(own, Mapping) else _arguments(content.get("args"))
     return _from_reference(path, content, config)
 
 
@@ -217,12 +218,11 @@ def _known_by_weights(
                 path,
                 _PRE_NORM_EPSILON,
             )
-    if ours["encoder.class_token"].ndim == 3:
-        known["num_class_tokens"] = ours["encoder.class_token"].shape[1]
+    known["num_class_tokens"] = ours["encoder.class_token"].shape[1]
     registers = ours.get("encoder.register_tokens")
-    if registers is not None and registers.ndim == 3 and registers.shape[1] == 0:
+    if registers is not None and registers.shape[1] == 0:
         del ours["encoder.register_tokens"]
-    elif registers is not None and registers.ndim == 3:
+    elif registers is not None:
         known["num_registers"] = registers.shape[1]
     blocks = {n.split(".")[2] for n in ours if n.startswith("encoder.blocks.")}
     hidden = ours.get("encoder.blocks.0.mlp.hidden.kernel")
@@ -283,15 +283,18 @@ def find_file(path: str) -> str:
 
 
 def _beside(path: str, name: str) -> Any:
-    """Return the JSON object in a file of the same folder, or None if there is none."""
+    """Return the JSON object in a file of the same folder, or None if there is no file."""
     file = os.path.join(os.path.dirname(path), name)
     if not os.path.isfile(file):
         return None
     try:
         with open(file, encoding="utf-8") as stream:
-            return json.load(stream)
+            content = json.load(stream)
     except ValueError as error:
         raise ValueError(f"`path` is truncated or broken. Received: {file} ({error})") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"`path` must hold a JSON object. Received: {file}")
+    return content
 
 
 def _is_keras_archive(path: AnyPath) -> bool:

@@ -43,6 +43,7 @@ _SIZES = {"embed_dim": "hidden_dim", "depth": "num_layers", "in_chans": "channel
 # By the name of an architecture.
 _ACTIVATIONS = ("quickgelu",)
 _CLIP_EPSILON = 1e-5
+_MOST_CLASSES = 1_000_000
 
 
 def config_from_timm(
@@ -67,10 +68,15 @@ def config_from_timm(
     # Older files have no dict of their own for what a model was trained with.
     trained = config.get("pretrained_cfg") or config
     arguments = config.get("model_args") or {}
+    if not isinstance(trained, dict) or not isinstance(arguments, dict):
+        raise ValueError(
+            "`path` must have a config.json whose model_args and pretrained_cfg are objects. "
+            f"Received: {path}, with {type(arguments).__name__} and {type(trained).__name__}"
+        )
     ours: dict[str, Any] = {
         "mean": trained.get("mean"),
         "std": trained.get("std"),
-        "class_names": _class_names(config.get("label_names"), config.get("num_classes")),
+        "class_names": _class_names(config.get("label_names")),
         "num_heads": arguments.get("num_heads"),
         "image_size": arguments.get("img_size"),
         "final_norm": False if arguments.get("final_norm") is False else None,
@@ -103,14 +109,18 @@ def _check_argument(path: AnyPath, name: str, value: Any) -> None:
     raise unsupported(path, f"{name}={value!r}", f"model_args={{{name!r}: {value!r}}}")
 
 
-def _class_names(names: Any, num_classes: Any) -> list[str] | None:
-    """Return names of classes in the order of their numbers; None if some have none."""
+def _class_names(names: Any) -> list[str] | None:
+    """Return names of classes in the order of their numbers; a number without a name is its own."""
     if isinstance(names, dict):
         numbered = {int(number): name for number, name in names.items()}
-        if sorted(numbered) != list(range(len(numbered))):
-            return None
-        names = [numbered[number] for number in range(len(numbered))]
-    return list(names) if names and num_classes in (None, len(names)) else None
+        count = 1 + max(numbered, default=-1)
+        if min(numbered, default=0) < 0 or count > _MOST_CLASSES:
+            raise ValueError(
+                f"`path` must have label_names from 0 to at most {_MOST_CLASSES:,}. Received: "
+                f"numbers from {min(numbered)} to {count - 1}"
+            )
+        names = [numbered.get(number, str(number)) for number in range(count)]
+    return list(names) if names else None
 
 
 def _input_size(size: Any) -> tuple[int, int] | None:

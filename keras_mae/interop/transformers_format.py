@@ -227,6 +227,8 @@ def _check_config(config):
 
 def _class_names(id2label):
     """Return the labels in the order of their numbers, which are text in JSON; None if unnamed."""
+    if id2label is not None and not isinstance(id2label, dict):
+        raise ValueError(f"`path` must have an id2label that is an object. Received: {id2label!r}")
     names = [label for _, label in sorted((int(i), label) for i, label in (id2label or {}).items())]
     return None if names == _unnamed(len(names)) else names
 

@@ -11,8 +11,9 @@ import pytest
 import torch
 import transformers
 
-from keras_mae import ViTClassifier, ViTEncoder
+from keras_mae import MaskedAutoencoder, ViTClassifier, ViTEncoder
 from keras_mae.interop import load_pretrained, load_weights_into, save_pretrained
+from keras_mae.interop.adapt import Start
 from keras_mae.models.weights import get_weights
 from keras_mae.testing import oracle
 
@@ -350,6 +351,13 @@ def test_names_of_classes_by_number(tmp_path):
     config["label_names"] = {str(number): name for number, name in enumerate(names)}
     (tmp_path / "config.json").write_text(json.dumps(config, sort_keys=True))
     assert load_pretrained(tmp_path).class_names == names
+    del config["label_names"]["3"]
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    assert load_pretrained(tmp_path).class_names == [*names[:3], "3", *names[4:]]
+    config["label_names"] = names[:5]
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ValueError, match="`class_names`"):
+        load_pretrained(tmp_path)
 
 
 def test_bit_equal_by_way_of_meta_and_into_a_model(tmp_path, caplog):
@@ -379,3 +387,16 @@ def test_bit_equal_by_way_of_meta_and_into_a_model(tmp_path, caplog):
         np.testing.assert_array_equal(get_weights(fresh)[name], value)
     with pytest.raises(ValueError, match="`format`"):
         save_pretrained(model, tmp_path / "hf", "hf")
+
+
+def test_pre_training_goes_on_from_an_encoder_with_scales_and_registers(tmp_path):
+    theirs = transformers_model("Dinov2WithRegistersModel", num_register_tokens=2)
+    theirs.save_pretrained(tmp_path)
+    start = Start(tmp_path)
+    decoder = {"decoder_hidden_dim": 8, "decoder_num_layers": 1, "decoder_num_heads": 2}
+    model, lines = start.autoencoder(start.inputs, **decoder)
+    assert lines == ["decoder: new, for the weights have none"]
+    np.testing.assert_array_equal(model.encoder(images()), start.encoder(images()))
+    assert model.reconstruct(images())["prediction"].shape == (2, 16, 192)
+    again = MaskedAutoencoder.from_config(model.get_config())
+    assert again.encoder.num_registers == 2 and again.encoder.layer_scale is not None

@@ -15,6 +15,7 @@ from states import PRESET, encoder_state
 
 from keras_mae import MaskedAutoencoder, ViTEncoder
 from keras_mae.interop import load_pretrained, load_weights_into
+from keras_mae.interop.transformers_format import config_from_transformers
 from keras_mae.testing import oracle
 
 
@@ -164,3 +165,44 @@ def test_what_is_no_checkpoint_is_refused(tmp_path):
     small_encoder().save_weights(tmp_path / "w.weights.h5")
     with pytest.raises(ValueError, match="`path` must hold an architecture"):
         load_pretrained(tmp_path / "w.weights.h5")
+
+
+@pytest.mark.parametrize(
+    "name, text",
+    [
+        ("config.json", "[]"),
+        ("config.json", '{"model_args": [1]}'),
+        ("config.json", '{"pretrained_cfg": "x"}'),
+        ("config.json", '{"model_args": {"img_size": "large"}}'),
+        ("config.json", '{"pretrained_cfg": {"mean": 3}}'),
+        ("config.json", "{"),
+    ],
+)
+def test_a_config_that_is_none_is_refused(files, name, text, tmp_path):
+    (tmp_path / "model.safetensors").write_bytes(files[".safetensors"].read_bytes())
+    (tmp_path / name).write_text(text)
+    with pytest.raises(ValueError, match="`(path|mean|image_size)`"):
+        load_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize("id2label", [["a"], "a", {"first": "a"}])
+def test_labels_without_numbers_are_refused(id2label):
+    with pytest.raises(ValueError):
+        config_from_transformers({"id2label": id2label}, None)
+
+
+def test_a_dict_that_holds_itself_and_flat_tokens_are_refused(files, tmp_path):
+    state = dict(torch.load(files[".pth"]))
+    content = {"model": state}
+    content["again"] = content
+    torch.save(content, tmp_path / "itself.pth")
+    with pytest.raises(ValueError, match="`path`"):  # of so many copies none is the average
+        load_pretrained(tmp_path / "itself.pth")
+    state["cls_token"] = state["cls_token"][0]
+    torch.save(state, tmp_path / "flat.pth")
+    with pytest.raises(ValueError, match="3 axes for encoder.class_token"):
+        load_pretrained(tmp_path / "flat.pth")
+    del state["cls_token"]
+    torch.save({**state, "keras_mae": 3}, tmp_path / "config.pth")
+    with pytest.raises(ValueError, match="no class token"):
+        load_pretrained(tmp_path / "config.pth")
