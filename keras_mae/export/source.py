@@ -12,6 +12,7 @@ from keras_mae.interop import load_encoder, load_pretrained
 from keras_mae.layers.arguments import grid_size, pair
 from keras_mae.layers.pooling import pool_tokens
 from keras_mae.models.classifier import ViTClassifier
+from keras_mae.models.detector import ViTDetector
 from keras_mae.models.encoder import ViTEncoder
 from keras_mae.models.segmenter import ViTSegmenter
 from keras_mae.models.weights import assign_weights, get_weights
@@ -55,6 +56,11 @@ def open_source(model, image_size=None):
     origin = type(model).__name__
     if isinstance(model, str | os.PathLike):
         origin, model = str(model), load_pretrained(model)
+    if isinstance(model, ViTDetector):
+        raise ValueError(
+            "`model` must be of a kind that is exported, which detectors are not yet; their "
+            "`encoder` is. Received: a ViTDetector"
+        )
     if type(model) not in KINDS:
         try:
             model = load_encoder(model)

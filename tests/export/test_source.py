@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from shaken import digits, encoder, normalised, shake
 
-from keras_mae import MaskedAutoencoder, ViTClassifier, ViTEncoder
+from keras_mae import MaskedAutoencoder, ViTClassifier, ViTDetector, ViTEncoder
 from keras_mae.export.source import find_preset, model_outputs, open_source
 from keras_mae.files import weights_digest
 from keras_mae.models.weights import get_weights
@@ -83,3 +83,9 @@ def test_models_that_cannot_be_exported():
         open_source(broken)
     with pytest.raises(ValueError, match="`model`.*float64"):
         open_source(ViTEncoder(28, 1, 14, 8, 1, 1, dtype="float64"))
+
+
+def test_a_detector_is_refused_and_not_cut_down_to_its_encoder():
+    encoder = ViTEncoder(image_size=32, patch_size=8, hidden_dim=16, num_layers=1, num_heads=2)
+    with pytest.raises(ValueError, match="`model`"):
+        open_source(ViTDetector(encoder, num_classes=2, filters=8))
