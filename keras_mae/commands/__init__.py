@@ -116,12 +116,13 @@ Writes one figure: each picture, masked, and rebuilt.
     "records": Command(
         "keras_mae.settings.tools:RecordsSettings",
         "keras_mae.commands.functions:records",
-        """Pack a folder of images into sharded TFRecord files.
+        """Pack the images of any data set into sharded TFRecord files.
 
-Image files are copied as they are, not decoded; class folders become labels. A file appears under
-its name only when it is whole, and OUTPUT.index.json last: if it is there, all is there.
+Labels, splits and names are kept, so the same images are held out. Without --shorter_side image
+files are copied as they are, not decoded. A file appears under its name only when it is whole, and
+OUTPUT.index.json last: if it is there, all is there.
 
-    {program} --folder=/data/photos --output=/data/photos_tfrecord/train""",
+    {program} --dataset=folder:/data/photos --output=/data/packed/photos --shorter_side=512""",
     ),
     "serve-check": Command(
         "keras_mae.settings.tools:ServeCheckSettings",

@@ -38,15 +38,16 @@ def reconstruct(settings):
     from keras_mae.plots.figures import reconstruction_figure
 
     model = load_autoencoder(settings.model)
-    images = np.concatenate([read_picture(path, model.encoder) for path in settings.image])
+    bands = settings.bands
+    images = np.concatenate([read_picture(path, model.encoder, bands) for path in settings.image])
     statistics = "oracle" if settings.oracle else "visible"
     reconstruction_figure(
-        model, images, settings.output, settings.seed, statistics, bands=settings.bands
+        model, images, settings.output, settings.seed, statistics, bands=settings.figure_bands
     )
     print(f"Wrote {settings.output}")
 
 
-def read_picture(path, encoder):
+def read_picture(path, encoder, bands=None):
     """Return a file's image as an encoder sees it: float32 `(1, H, W, C)`, normalised.
 
     Raises:
@@ -55,12 +56,13 @@ def read_picture(path, encoder):
     try:
         data = Path(path).read_bytes()
         image = decode_image(data)
-        sensor = Sensor(channels=encoder.channels)
+        sensor = Sensor(channels=encoder.channels, bands=bands)
         pixels = sensor.seen_by(encoder.mean, encoder.value_range).see(image)
     except Exception as error:
         raise ValueError(
-            f"`image` must be an image that a model of {encoder.channels} channels can see. "
-            f"Received: {printable(path)} ({reason_of(error)})"
+            f"`image` must be an image that can be read, and that a model of {encoder.channels} "
+            f"channels can see; `bands` takes some of more. Received: {printable(path)} "
+            f"({reason_of(error)})"
         ) from error
     pixels = 255 * np.asarray(evaluation_transform(pixels, encoder.image_size))
     return normalize(pixels[None].astype("float32"), encoder.mean, encoder.std)

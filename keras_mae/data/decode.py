@@ -283,5 +283,5 @@ def header_size(file: AnyPath | bytes) -> tuple[int, int]:
 
 def reason_of(error: BaseException) -> str:
     """One line that says why an image could not be read, without its address in memory."""
-    text = re.sub(r"<_io\.BytesIO object at 0x\w+>", "its content", str(error))
+    text = re.sub(r" ?<_io\.BytesIO object at 0x\w+>", "", str(error))
     return f"{type(error).__name__}: {' '.join(text.split())}"

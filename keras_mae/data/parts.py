@@ -4,6 +4,8 @@ import dataclasses
 import hashlib
 from typing import Any
 
+import numpy as np
+
 from keras_mae.data.sources import Source, load_source
 from keras_mae.files import printable
 
@@ -137,8 +139,7 @@ def open_parts(
     together = _Together(opened.each().values())
     opened = opened.map(lambda part: part.judged_with(together))
     opened.notes += [*source.notes, *opened.train.sensor.lines]
-    if note := copies_note(opened):
-        opened.notes.append(note)
+    opened.notes += [note for note in (_untrained_note(opened), copies_note(opened)) if note]
     return opened
 
 
@@ -196,6 +197,19 @@ def _seen_alike(parts):
                 f"images. Received: {part.name!r}, with {part.channels}"
             )
     return parts.map(seen)
+
+
+def _untrained_note(parts):
+    """Return a sentence on classes that no training image has; or ""."""
+    labels, names = parts.train.labels(), parts.train.class_names
+    if labels is None or names is None:
+        return ""
+    numbers = np.arange(len(names))
+    there = (labels == 1).any(axis=0) if labels.ndim > 1 else np.isin(numbers, labels)
+    lacking = [name for name, known in zip(names, there, strict=False) if not known]
+    more = f" and {len(lacking) - _DIFFERENCES_SHOWN} more" * (len(lacking) > _DIFFERENCES_SHOWN)
+    shown = ", ".join(lacking[:_DIFFERENCES_SHOWN])
+    return f"no training image has the class {shown}{more}" if lacking else ""
 
 
 def copies_note(parts: Parts) -> str:

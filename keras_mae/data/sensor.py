@@ -93,6 +93,8 @@ class Sensor:
             `value_range` speaks.
         mean, std: C floats each, of values mapped to [0, 1].
         bands, background: see `SensorOptions`.
+        num_bands: int, how many bands an image must have for `bands` to be what they are in the
+            others; None: any.
         lines: what a person should know of the sample, a tuple of strings.
     """
 
@@ -105,6 +107,7 @@ class Sensor:
     std: tuple[float, ...] = IMAGENET_STD
     bands: tuple[int, ...] | None = None
     background: tuple[float, ...] | None = None
+    num_bands: int | None = None
     lines: tuple[str, ...] = ()
 
     @property
@@ -199,6 +202,8 @@ class Sensor:
                 raise ValueError(
                     f"expected band {max(self.bands)}, got an image of {pixels.shape[2]}"
                 )
+            if self.num_bands not in (None, pixels.shape[2]):
+                raise ValueError(f"expected {self.num_bands} bands, got {pixels.shape[2]}")
             chosen = [band - 1 for band in self.bands]
             pixels = pixels[:, :, chosen]
             missing = None if missing is None else missing[:, :, chosen]
@@ -349,6 +354,7 @@ def measure(
         channels=wanted,
         is_wide=2 * len(wide) > len(headers),
         bands=options.bands,
+        num_bands=_common_channels(headers) if options.bands and headers else None,
         background=_each_channel(options.background, wanted, "background"),
     )
     if options.value_range is not None:
@@ -378,6 +384,13 @@ def measure(
         sensor = dataclasses.replace(sensor, lines=sample.lines(sensor))
     elif statistics is None:
         sensor = dataclasses.replace(sensor, **_imagenet(wanted))
+    if wide and len(wide) < len(headers) and sensor.wide_range is not None:
+        low, high = sensor.wide_range
+        line = (
+            f"{len(wide)} of {len(headers)} images looked at have more than 8 bits: their "
+            f"{low:g} to {high:g} are what 0 to 255 are for the others"
+        )
+        sensor = dataclasses.replace(sensor, lines=(*sensor.lines, line))
     return sensor
 
 
@@ -512,7 +525,8 @@ def _check_convertible(headers, wanted, options):
     if counts and not any(_fits(n, wanted) or (n, wanted) in _WITH_ALPHA for n in counts):
         raise ValueError(
             f"`channels` must be what the images have, {sorted(counts)}; grey and colour stand "
-            f"for each other, and 4 is colour with alpha. Received: {wanted}"
+            "for each other, 4 is colour with alpha, and `bands` takes some bands of more. "
+            f"Received: {wanted}, as asked for or as the encoder has"
         )
 
 

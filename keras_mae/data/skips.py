@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import NoReturn
 
 from keras_mae.data.sensor import Tally
+from keras_mae.errors import RunError
 from keras_mae.files import printable
 from keras_mae.types import AnyPath
 
 
-class TooManyBadImages(RuntimeError):
+class TooManyBadImages(RunError):
     """More images are broken than the run accepts; the message lists them."""
 
 

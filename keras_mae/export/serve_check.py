@@ -134,7 +134,7 @@ def _requests(model, signatures, image):
         for name in SIGNATURES:
             if name not in signatures:
                 continue
-            if name == "serving_tokens" and "tokens" not in wanted:
+            if name == "serving_tokens" and "label_map" in wanted:
                 continue  # a segmenter's serving_default has nothing to compare it with
             if name == "serving_bytes":
                 inputs = {"image_bytes": [encode_image(one, "PNG") for one in images]}

@@ -105,12 +105,15 @@ def loss_figure(
     save_figure(figure, path)
 
 
-def check_bands(bands: Sequence[int] | None, channels: int) -> tuple[int, ...]:
+def check_bands(
+    bands: Sequence[int] | None, channels: int, argument: str = "bands"
+) -> tuple[int, ...]:
     """Return one or three numbers of channels, counted from 1, or raise a ValueError.
 
     Args:
         bands: see `reconstruction_figure`.
         channels: int, how many there are.
+        argument: string, what `bands` is called, for errors.
     """
     if bands is None:
         return (1, 2, 3) if channels >= 3 else (1,)
@@ -118,7 +121,8 @@ def check_bands(bands: Sequence[int] | None, channels: int) -> tuple[int, ...]:
     known = all(type(band) is int and 1 <= band <= channels for band in chosen)
     if len(chosen) not in (1, 3) or not known:
         raise ValueError(
-            f"`bands` must be one or three of the channels, 1 to {channels}. Received: {bands!r}"
+            f"`{argument}` must be one or three of the model's channels, 1 to {channels}. "
+            f"Received: {bands!r}"
         )
     return chosen
 

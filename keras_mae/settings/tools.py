@@ -39,7 +39,14 @@ class ReconstructSettings(Settings):
     output: str = setting("reconstructions.png", "The figure to write.", FILES, first=3)
     bands: tuple[int, ...] | None = setting(
         None,
-        "Bands that are shown, from 1 on: one, or red, green and blue.",
+        "Which bands of each picture, from 1 on, as --bands of the pre-training.",
+        MODEL,
+        least=1,
+        shown="all",
+    )
+    figure_bands: tuple[int, ...] | None = setting(
+        None,
+        "Channels of the model that are shown, from 1 on: one, or red, green and blue.",
         MODEL,
         least=1,
         lengths=(1, 3),

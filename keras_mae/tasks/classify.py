@@ -90,12 +90,6 @@ class Classify(ImageTask):
         given = settings.batch_size
         settings = settings.with_recipe(size, self.num_examples)
         self.see_as(encoder)
-        said = self.settings.given_statistics() is not None
-        if said and tuple(encoder.mean) != tuple(self.train.mean):
-            raise ValueError(
-                "`statistics` must be auto for an encoder that has its own. Received: "
-                f"{self.settings.statistics!r}; the encoder's mean is {list(encoder.mean)}"
-            )
         if given is None:
             batch_size = settings.batch_size - settings.batch_size % self.workers.replicas
             settings = settings.with_batch(batch_size)
@@ -374,6 +368,7 @@ class Classify(ImageTask):
             f"{', '.join(parts)} of {results['heldout_examples']:,} {self.measured_name} images. "
             f"Took {results['training_seconds']:.0f} s.",
             format_classes(results["classes"]),
+            self.skipped_note(),
             self.values_note(),
         ]
         if "stopped_early_at_step" in results:

@@ -108,6 +108,7 @@ class Detect(DenseTask):
             f"images. Took {results['training_seconds']:.0f} s.",
             f"{'class':<{width}}           AP         AP50",
             *rows,
+            self.skipped_note(),
             self.values_note(),
             self.heldout_note(),
         ]

@@ -6,6 +6,7 @@ import keras
 import numpy as np
 
 from keras_mae.data import EncodedSource, SkipLog, eval_dataset, open_parts
+from keras_mae.pixels import pixel_dtype
 from keras_mae.training.loop import Task
 
 EVAL_BATCH = 250
@@ -36,6 +37,19 @@ class ImageTask(Task):
         Raises:
             ValueError: if they cannot.
         """
+        given = self.settings
+        if given.encoder is not None:
+            # What an encoder has learned with goes with it into its classifier's exports.
+            for name, own, theirs in (
+                ("statistics", encoder.mean, self.train.mean),
+                ("value_range", encoder.value_range, self.train.value_range),
+            ):
+                is_said = getattr(given, name) != type(given).defaults()[name]
+                if is_said and tuple(own) != tuple(theirs):
+                    raise ValueError(
+                        f"`{name}` must be left out for an encoder that has its own. Received: "
+                        f"{getattr(given, name)}; the encoder's is {list(own)}"
+                    )
         if encoder.channels == self.train.channels:
             return
         encoded = all(isinstance(part, EncodedSource) for part in self.parts.each().values())
@@ -126,10 +140,18 @@ class ImageTask(Task):
         channels = {1: "1 channel"}.get(encoder.channels, f"{encoder.channels} channels")
         low, high = encoder.value_range
         values = "" if (low, high) == (0, 255) else f", values {low:g} to {high:g}"
+        notes = [*self.parts.notes]
+        sensor = self.train.sensor
+        if sensor.is_wide and pixel_dtype((low, high)) == "uint8" and sensor.wide_range:
+            least, most = sensor.wide_range
+            notes.append(
+                f"these images' {least:g} to {most:g} are what {low:g} to {high:g} are for the "
+                "encoder"
+            )
         return [
             f"Images: {self.settings.dataset}, seen at {seen}, {channels}{values}{classes}.",
             *self.parts.lines(),
-            *(f"  Note: {note}" for note in self.parts.notes),
+            *(f"  Note: {note}" for note in notes),
         ]
 
     def data_facts(self):
@@ -192,9 +214,18 @@ class ImageTask(Task):
         """Return a line on values that were clipped or missing, or ""."""
         return "" if self.skips is None else self.skips.tally.line()
 
+    def skipped_note(self):
+        """Return a line on images that could not be read, or ""."""
+        if self.skips is None or not self.skips.num_bad:
+            return ""
+        count = len(self.skips.reasons)
+        images = "1 image" if count == 1 else f"{count:,} images"
+        return f"{images} could not be read: see {self.skips.path}."
+
     def heldout_note(self):
         """Return a line that says how little a small part can tell, or ""."""
-        note = self.measured.split_note
+        note = None if self.measured.multi_label else self.measured.split_note
+        note = note and note.replace("held-out", self.measured_name, 1)
         return f"Only {note}." if note else ""
 
 

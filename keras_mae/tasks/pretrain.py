@@ -15,7 +15,7 @@ from keras_mae.files import save_model
 from keras_mae.interop.adapt import Inputs, Start
 from keras_mae.layers import MaskRatioSchedule
 from keras_mae.models import MaskedAutoencoder
-from keras_mae.plots.figures import loss_figure, reconstruction_figure
+from keras_mae.plots.figures import check_bands, loss_figure, reconstruction_figure
 from keras_mae.settings.pretrain import PretrainSettings
 from keras_mae.settings.tools import size_argument
 from keras_mae.tasks.images import EVAL_BATCH, ImageTask, device_line
@@ -103,7 +103,7 @@ class Pretrain(ImageTask):
         "mae.keras": "encoder and decoder: goes on training, reconstructs",
         "encoder.keras": "the encoder alone: fine-tune it, probe it",
         "encoder/1": "the encoder as a SavedModel, with its card",
-        "results.json": "held-out losses and the table above",
+        "results.json": "held-out losses, and the table where there is one",
         "metrics.jsonl": "the curve: loss, learning rate, images a second",
         "figures/reconstructions.png": "held-out images, masked and rebuilt",
         "figures/loss.png": "the losses over steps",
@@ -143,6 +143,7 @@ class Pretrain(ImageTask):
         settings = self.settings
         self.model, self.adapted = self._autoencoder()
         self.check_memory(self.model.encoder, 1 - max(settings.mask_ratio))
+        check_bands(settings.figure_bands, self.model.encoder.channels, "figure_bands")
         ema = {"use_ema": True, "ema_momentum": settings.ema} if settings.ema else {}
         held = None
         if settings.freeze_encoder_steps:
@@ -344,12 +345,11 @@ class Pretrain(ImageTask):
         ]
         if "stopped_early_at_step" in results:
             lines.append(f"It stopped early, at step {results['stopped_early_at_step']:,}.")
-        if self.skips is not None and self.skips.num_bad:
+        lines += [self.skipped_note(), self.values_note()]
+        if self.settings.probe and self.train.multi_label:
             lines.append(
-                f"{self.skips.num_bad:,} of {self.skips.num_seen:,} images read could not be used, "
-                f"of {len(self.skips.reasons):,} files named in {self.skips.path}."
+                "No accuracies: images have several labels, which scripts/finetune.py measures."
             )
-        lines.append(self.values_note())
         if "accuracy" in results:
             lines.append(f"\n{format_table(results)}")
             lines.append(self.heldout_note())

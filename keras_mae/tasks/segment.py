@@ -79,6 +79,7 @@ class Segment(DenseTask):
             f"Took {results['training_seconds']:.0f} s.",
             f"{'class':<{width}}        IoU",
             *rows,
+            self.skipped_note(),
             self.values_note(),
             self.heldout_note(),
         ]

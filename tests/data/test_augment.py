@@ -82,6 +82,7 @@ def test_each_way_of_flipping_has_its_share_of_the_uniforms(flips, ways):
     assert len(turned) == (4 if flips == "dihedral" else 0)
 
 
+@pytest.mark.slow
 def test_flips_crop_areas_and_aspects_reach_the_images(make_folder):
     """A ramp from left to right says which way an image lies, and how much of it is seen."""
     folder = make_folder(0)

@@ -27,6 +27,7 @@ def bounds(mask):
     return np.array([columns.min(), rows.min(), columns.max() + 1, rows.max() + 1])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("flips", augment.FLIPS)
 def test_boxes_and_maps_lie_where_their_pixels_lie(flips):
     image, labels = painted()

@@ -27,6 +27,7 @@ def training(source, task, steps, **overrides):
     return list(arrays(finetune_dataset(source, task=task, **settings).take(steps)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("task", TASKS)
 def test_a_stream_that_starts_later_is_the_same_to_the_bit(scenes, task):
     whole = training(scenes, task, 5)

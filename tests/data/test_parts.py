@@ -142,3 +142,15 @@ def test_range_and_statistics_are_of_the_training_images():
         assert part.sensor == parts.train.sensor
     assert parts.train.mean[0] == pytest.approx(35 / 127, abs=1e-5)
     assert load_source(f"{__name__}:Ramp:train").value_range == (0, 4095)
+
+
+def test_a_class_that_no_training_image_has_is_named(tmp_path, picture):
+    rows = ["file,label,split"]
+    for number, (label, split) in enumerate(
+        [("cat", "train"), ("dog", "train"), ("cat", "train"), ("bird", "test"), ("dog", "test")]
+    ):
+        picture(20, 24, seed=number).save(tmp_path / f"{number}.png")
+        rows.append(f"{number}.png,{label},{split}")
+    (tmp_path / "labels.csv").write_text("\n".join(rows))
+    (note,) = open_parts(f"table:{tmp_path}/labels.csv").notes
+    assert "bird" in note and "cat" not in note

@@ -257,3 +257,24 @@ def test_a_folder_of_twelve_bits_keeps_every_level(ramps):
         iter(eval_dataset(ramps, with_labels=False, value_range=(0, 8190), **settings))
     ).numpy()
     np.testing.assert_allclose(half, batch / 2, atol=1e-6)
+
+
+def test_bands_are_taken_of_images_that_have_as_many_as_the_others():
+    """A band's number means another thing in an image of another sensor."""
+    rng = np.random.default_rng(0)
+    images = [Decoded(rng.integers(0, 4000, (4, 4, n)).astype("uint16")) for n in (12, 12, 4)]
+    sensor = measured(images, bands=(4, 3, 2))
+    assert sensor.see(images[0]).shape == (4, 4, 3)
+    with pytest.raises(ValueError, match="12 bands, got 4"):
+        sensor.see(images[2])
+
+
+def test_deeper_images_among_others_are_said():
+    rng = np.random.default_rng(0)
+    byte = [Decoded(rng.integers(0, 256, (4, 4, 1), dtype="uint8")) for _ in range(3)]
+    deep = Decoded(np.array([[[0], [3000]]], "uint16"))
+    sensor = measured([*byte, deep])
+    assert sensor.value_range == (0, 255) and sensor.wide_range == (0, 4095)
+    (line,) = [line for line in sensor.lines if "8 bits" in line]
+    assert line.startswith("1 of 4") and "0 to 4095" in line
+    assert not measured(byte).lines and not measured([deep] * 3).lines

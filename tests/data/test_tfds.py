@@ -204,6 +204,7 @@ def prepared_scenes(request, tmp_path_factory):
         yield Scenes.name, scenes
 
 
+@pytest.mark.slow
 def test_objects_and_label_maps_are_targets(prepared_scenes):
     name, scenes = prepared_scenes
     source = load_source(f"tfds:{name}")

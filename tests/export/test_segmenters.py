@@ -21,6 +21,7 @@ def segmenter(head, **changes):
     return shake(model)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("head", ["linear", "multi_block", "pyramid"])
 @pytest.mark.parametrize("patch_size", [4, 14])
 def test_the_plain_forward_pass_is_the_models(head, patch_size):

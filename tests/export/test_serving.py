@@ -44,6 +44,7 @@ def test_warmup_requests_are_real_images_for_every_signature(path, model):
     assert replayed[2][1] == {"cls": (1, 32), "pooled": (1, 32), "tokens": (1, 50, 32)}
 
 
+@pytest.mark.slow
 def test_over_grpc_a_broken_file_fails_alone(model):
     image = digits(1)[0]
     inputs = {"image_bytes": [serving.encode_image(image, "PNG"), b"not an image"]}

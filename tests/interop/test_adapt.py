@@ -58,6 +58,7 @@ def test_the_same_images_give_the_same_model(tmp_path, picture):
         np.testing.assert_array_equal(old, new)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("norm_pix_loss", [True, False])
 def test_other_statistics_change_no_token_and_no_predicted_pixel(tmp_path, picture, norm_pix_loss):
     begun = start(tmp_path, autoencoder(norm_pix_loss=norm_pix_loss))
@@ -92,6 +93,7 @@ def test_grey_and_colour_stand_for_each_other(tmp_path):
     np.testing.assert_allclose(tokens(model, colour), tokens(begun.model, grey), atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("old", "new", "mapped"),
     [
@@ -135,6 +137,7 @@ def test_more_channels_by_word(tmp_path, picture):
         np.testing.assert_array_equal(new, old)
 
 
+@pytest.mark.slow
 def test_another_grid_is_said_and_positions_follow(tmp_path):
     begun = start(tmp_path, autoencoder())
     model, lines = begun.autoencoder(inputs(**COLOUR), image_size=(8, 32))
@@ -142,6 +145,7 @@ def test_another_grid_is_said_and_positions_follow(tmp_path):
     assert any("4 x 4" in line and "2 x 8" in line for line in lines)
 
 
+@pytest.mark.slow
 def test_an_encoder_or_a_classifier_gets_a_new_decoder(tmp_path, picture):
     encoder = ViTEncoder(**SIZES, **COLOUR, image_size=16)
     begun = start(tmp_path, encoder)
@@ -158,6 +162,7 @@ def test_an_encoder_or_a_classifier_gets_a_new_decoder(tmp_path, picture):
     np.testing.assert_array_equal(tokens(model, picture), tokens(begun.encoder, picture))
 
 
+@pytest.mark.slow
 def test_sizes_of_a_preset_are_compared_and_both_numbers_told(tmp_path):
     begun = start(tmp_path, autoencoder())
     with pytest.raises(ValueError, match=r"`preset`.*hidden_dim=96.*16"):

@@ -55,6 +55,7 @@ def check_opened(path, weights, kind=ViTEncoder):
     return model
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
 @pytest.mark.parametrize(
     "prefix",
@@ -75,6 +76,7 @@ def test_wrappers_inside_of_names(tmp_path):
 PLAIN, AVERAGE = vit(1), vit(2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "content",
     [

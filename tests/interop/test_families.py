@@ -72,6 +72,7 @@ def check_tokens(folder, expected, x=None, **overrides):
     return ours
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name, config, parts",
     [
@@ -107,6 +108,7 @@ def test_classifiers_of_transformers(name, pooling, tmp_path):
     np.testing.assert_allclose(ours(images()), outputs(theirs, images()).logits, atol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "kind, arguments",
     [

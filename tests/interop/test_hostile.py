@@ -128,6 +128,7 @@ def test_another_architecture_is_refused(tmp_path):
         load_pretrained(tmp_path / "dense.keras")
 
 
+@pytest.mark.slow
 def test_weights_that_no_model_of_ours_has_are_refused(files, tmp_path):
     state = torch.load(files[".pth"])
     torch.save({**state, "gate.weight": torch.zeros(96)}, tmp_path / "gate.pth")

@@ -318,6 +318,7 @@ def test_a_transfer_that_is_cut_leaves_nothing_half_written(hub, tmp_path, capfd
     assert Path(resolve("hf://lab/vit")).read_bytes() == PLAIN["model.safetensors"]
 
 
+@pytest.mark.slow
 def test_the_same_weights_come_by_all_ways_in(hub, tmp_path):
     mae = MaskedAutoencoder(**SIZES, **DECODER, mean=[0.1, 0.2, 0.3], std=[0.4, 0.5, 0.6])
     hub.add("lab/mae", written(mae, tmp_path / "mae"))

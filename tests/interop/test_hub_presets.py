@@ -121,6 +121,7 @@ def test_keras_hub_classifies_as_we_do(tmp_path):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["encoder", "classifier"])
 @pytest.mark.parametrize("value_range", [(-1024, 3071), pytest.param((0, 255), marks=SLOW)])
 def test_a_round_trip_changes_no_bit(tmp_path, kind, value_range):

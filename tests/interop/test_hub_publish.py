@@ -78,6 +78,7 @@ def card_of(hub, name):
     return head_of(hub, name)["README.md"].decode()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("format", ["hf", "keras"])
 @pytest.mark.parametrize("kind", ["autoencoder", "encoder", "classifier"])
 def test_what_is_pushed_is_pulled(writer, kind, format):
@@ -117,6 +118,7 @@ def test_a_card_has_data_recipe_results_figure_licence_and_patent(writer, run):
     assert head_of(writer, "lab/new")["figures/reconstructions.png"] == b"a picture"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("format", ["hf", "keras"])
 def test_nothing_that_is_pushed_tells_a_path(writer, run, format):
     push_to_hub(run, "lab/new", format, licence="mit")
@@ -125,6 +127,7 @@ def test_nothing_that_is_pushed_tells_a_path(writer, run, format):
     assert "| images | not named |" in card_of(writer, "lab/new")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("dataset", "told"),
     [

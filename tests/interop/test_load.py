@@ -93,6 +93,7 @@ def test_meta_encoder_alone(theirs, batch, wrapping, legacy, tmp_path):
     np.testing.assert_allclose(ours(batch[0], keep_ids=keep), expected, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_training_arguments_in_a_checkpoint_are_used(theirs, tmp_path):
     arguments = argparse.Namespace(norm_pix_loss=True, mask_ratio=0.6, output_dir="x", lr=1e-3)
     path = save(autoencoder_state(theirs), tmp_path / "c.pth", args=arguments, epoch=3)

@@ -39,6 +39,7 @@ def test_outputs_are_of_all_anchors(model):
     np.testing.assert_allclose(np.mean(1 / (1 + np.exp(-outputs["logits"]))), 0.01, rtol=0.2)
 
 
+@pytest.mark.slow
 def test_an_image_without_objects_teaches_background(model):
     compiled(model)
     outputs = model(IMAGES[:1])

@@ -247,6 +247,7 @@ def test_labels_that_are_no_class_raise_in_a_data_set(encoder, jit_compile):
             call(data, verbose=0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "weights", [{3: 1.0}, {-1: 1.0}, {0: -1.0}, {0: float("nan")}, {0.5: 1.0}, [1, 2, 3]]
 )

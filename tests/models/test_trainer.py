@@ -83,6 +83,7 @@ def test_validation_in_fit_is_evaluate():
     assert history["val_loss"] == [pytest.approx(expected, rel=1e-6)]
 
 
+@pytest.mark.slow
 def test_mean_loss_of_uneven_batches_counts_images():
     model = compiled(tiny())
     x = images(6)

@@ -482,3 +482,32 @@ def test_more_outputs_than_classes_and_another_image_size(run, tmp_path):
     model = keras.models.load_model(tmp_path / "run" / "model.keras")
     assert isinstance(model, ViTClassifier)
     assert (model.num_classes, model.encoder.image_size) == (12, (14, 21))
+
+
+@pytest.mark.parametrize("changes", [{"value_range": (0.0, 100.0)}, {"statistics": "0.4:0.5"}])
+def test_an_encoders_own_numbers_are_not_replaced(make_digits, changes, tmp_path):
+    encoder = ViTEncoder(
+        image_size=28, channels=1, patch_size=7, hidden_dim=12, num_layers=1, num_heads=2
+    )
+    encoder.save(tmp_path / "encoder.keras")
+    settings = FinetuneSettings(
+        encoder=str(tmp_path / "encoder.keras"),
+        dataset=f"folder:{make_digits}",
+        output_dir=str(tmp_path / "out"),
+        batch_size=4,
+        steps=1,
+        **changes,
+    )
+    with pytest.raises(ValueError, match=f"`{next(iter(changes))}`"):
+        finetune(settings)
+
+
+@pytest.fixture
+def make_digits(tmp_path):
+    """A folder of grey images of two classes."""
+    for label in ("a", "b"):
+        (tmp_path / "digits" / label).mkdir(parents=True)
+        for number in range(6):
+            pixels = np.random.default_rng(number).integers(0, 256, (28, 28), dtype="uint8")
+            Image.fromarray(pixels).save(tmp_path / "digits" / label / f"{number}.png")
+    return tmp_path / "digits"

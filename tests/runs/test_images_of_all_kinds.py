@@ -83,7 +83,7 @@ def test_bands_and_range_go_from_the_files_to_the_export(scenes, pretrained):
             model=str(out),
             image=(str(scenes / "test/water/1.tif"),),
             output=str(out / "one.png"),
-            bands=(5,),
+            figure_bands=(5,),
         )
     )
     assert Image.open(out / "one.png").width > 100

@@ -278,8 +278,9 @@ class Source:
             is_held[np.array(ranks) == min(ranks)] = True
         if is_held.all():
             raise ValueError(
-                f"`holdout` must be a share that leaves images to train on, or 0 to hold out none. "
-                f"Received: {holdout!r}, of {self.num_examples} examples in {self.name!r}"
+                "`holdout` must be a share that leaves images to train on; images of their own can "
+                f"be held out, too (validation_dataset). Received: {holdout!r}, of "
+                f"{self.num_examples} examples in {self.name!r}"
             )
         parts = self.subset(np.flatnonzero(~is_held)), self.subset(np.flatnonzero(is_held))
         return parts[0].judged_with(self.whole), parts[1].judged_with(self.whole)
