@@ -177,6 +177,7 @@ def test_other_weights_are_another_encoder_wherever_they_lie(runs, encoder, tmp_
     assert identity_of(model) != identity_of(keras_mae.load_pretrained(encoder))
 
 
+@pytest.mark.slow
 def test_an_encoder_for_each_seed(runs, encoder, tmp_path):
     for seed in (0, 1):
         (tmp_path / f"e{seed}.keras").write_bytes(encoder.read_bytes())
@@ -222,6 +223,7 @@ def test_a_sweep_without_a_comparison(runs, tmp_path):
     assert not summary["accuracy"]
 
 
+@pytest.mark.slow
 def test_a_job_that_fails_is_on_the_page_with_the_rest(runs, encoder, tmp_path):
     def fail(asked):
         if asked.seed == 1 and asked.protocol == "full":
@@ -238,6 +240,7 @@ def test_a_job_that_fails_is_on_the_page_with_the_rest(runs, encoder, tmp_path):
     assert "| fine-tuned | 95.0 % (1 of 2 seeds) |" in text
 
 
+@pytest.mark.slow
 def test_a_report_that_is_cut_says_what_is_missing_and_goes_on(runs, encoder, tmp_path):
     def fail(asked):
         if asked.seed == 1:

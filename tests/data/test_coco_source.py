@@ -71,6 +71,7 @@ def test_classes_are_the_categories_in_the_order_of_their_ids(make):
     assert segment.class_names == ["background", "corner", "step"]
 
 
+@pytest.mark.slow
 def test_batches_have_boxes_in_their_own_pixels(make):
     source = load_source(make(), task="detect")
     ((images, labels),) = eval_dataset(source, **SIZE)

@@ -57,6 +57,7 @@ def test_shards_make_up_the_global_batch(digits, settings, num_shards):
             np.testing.assert_array_equal(together, expected)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("mixed", "expected"), [({}, 1 / 4), ({"mixup": 0.8}, 2 / 4)])
 def test_a_worker_reads_its_own_images_and_those_mixed_with_them(make_classes, mixed, expected):
     source = load_source(f"folder:{make_classes(8, 8)}")

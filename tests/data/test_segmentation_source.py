@@ -255,6 +255,7 @@ def test_a_broken_mask_is_skipped_by_name_with_its_image(save, tmp_path):
     assert len(log.reasons) == 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("turn", range(1, 9))
 def test_a_turned_photograph_fits_its_mask_as_it_is_seen(turn, save, tmp_path):
     stored = np.zeros((48, 80, 3), "uint8")

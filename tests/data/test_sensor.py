@@ -242,6 +242,7 @@ def ramps(tmp_path):
     return load_source(f"folder:{tmp_path}")
 
 
+@pytest.mark.slow
 def test_a_folder_of_twelve_bits_keeps_every_level(ramps):
     assert (ramps.channels, ramps.value_range) == (1, (0.0, 4095.0))
     settings = {"image_size": 64, "batch_size": 2, "mean": (0.0,), "std": (1.0,)}

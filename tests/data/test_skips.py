@@ -70,6 +70,7 @@ def test_no_good_image_moves_or_is_lost(make_folder):
     assert all(map(np.array_equal, after, again))
 
 
+@pytest.mark.slow
 def test_too_many_stop_the_run_with_a_list(make_folder):
     source = load_source(f"folder:{make_folder(7, broken=3)}")
     log = SkipLog(max_bad_fraction=0.25)

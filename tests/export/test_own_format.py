@@ -38,6 +38,7 @@ def test_the_forward_pass_by_hand_is_the_models(tmp_path):
     assert abs(tokens - expected(model, digits(3))).max() < 2e-5
 
 
+@pytest.mark.slow
 def test_a_module_that_needs_keras_is_no_format(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)  # a module in the working directory is found
     module = (

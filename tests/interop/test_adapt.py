@@ -45,6 +45,7 @@ def picture():
     return np.random.default_rng(1).integers(0, 256, (16, 16, 3)).astype("float32")
 
 
+@pytest.mark.slow
 def test_the_same_images_give_the_same_model(tmp_path, picture):
     begun = start(tmp_path, autoencoder())
     model, lines = begun.autoencoder(inputs(**COLOUR))
@@ -80,6 +81,7 @@ def test_other_statistics_change_no_token_and_no_predicted_pixel(tmp_path, pictu
     np.testing.assert_allclose(pixels(model), pixels(begun.model), atol=1e-5)
 
 
+@pytest.mark.slow
 def test_grey_and_colour_stand_for_each_other(tmp_path):
     grey = np.random.default_rng(1).integers(0, 256, (16, 16, 1)).astype("float32")
     colour = np.repeat(grey, 3, axis=2)
@@ -114,6 +116,7 @@ def test_another_value_range(tmp_path, old, new, mapped):
     assert any("range" in line for line in lines) == (mapped(1.0) == 1.0)
 
 
+@pytest.mark.slow
 def test_more_channels_by_word(tmp_path, picture):
     begun = start(tmp_path, autoencoder())
     five = inputs(5, (0.5,) * 5, (0.25,) * 5)

@@ -92,6 +92,7 @@ def test_encoders_of_transformers(name, config, parts, tmp_path):
     assert {key: getattr(ours, key) for key in parts} == parts
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name, pooling",
     [
@@ -129,6 +130,7 @@ def test_encoders_of_timm(kind, arguments, size, tmp_path):
     assert ours.image_size == size
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "arguments, pooling, head_norm",
     [

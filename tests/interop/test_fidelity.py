@@ -176,6 +176,7 @@ def test_position_tables():
         np.testing.assert_allclose(part.positions.table, table[0].numpy(), atol=1e-6)
 
 
+@pytest.mark.slow
 def test_initialisation():
     """Each weight's mean and deviation are those of the reference's rule, within 5 standard errors.
 

@@ -21,6 +21,7 @@ def encoder(**others):
     return ViTEncoder(**{**SMALL, **others})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("high", [4095, 65535, 1.5, 0.1 + 0.2, 100])
 def test_a_range_from_0_on_is_transformers_factor(high, tmp_path):
     model = encoder(value_range=(0, high), mean=(0.1, 0.2, 0.3))

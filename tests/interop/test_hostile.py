@@ -29,6 +29,7 @@ class Payload:
         return os.system, (f"touch {self.path}",)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["x.pth", "x.keras", "x.safetensors", "pytorch_model.bin"])
 @pytest.mark.parametrize("writer", ["pickle", "torch", "torch beside weights"])
 def test_a_hostile_pickle_does_not_run(name, writer, tmp_path):

@@ -87,6 +87,7 @@ def edit(path, **changes):
 SLOW = pytest.mark.slow
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "value_range",
     [
@@ -183,6 +184,7 @@ def test_an_autoencoder_leaves_its_decoder_out_and_says_so(tmp_path, caplog):
     assert all(np.array_equal(weights[name], others[name]) for name in weights)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "make",
     [
@@ -295,6 +297,7 @@ def test_a_preset_goes_by_the_hub_to_keras_hub_and_back(hub, monkeypatch):
     )
 
 
+@pytest.mark.slow
 def test_without_keras_hub_presets_are_read_and_the_extra_is_named_for_writing(
     tmp_path, monkeypatch
 ):

@@ -96,6 +96,7 @@ def test_what_is_pushed_is_pulled(writer, kind, format):
     assert getattr(back, "class_names", None) == getattr(model, "class_names", None)
 
 
+@pytest.mark.slow
 def test_a_card_has_data_recipe_results_figure_licence_and_patent(writer, run):
     push_to_hub(run, "lab/new", licence="cc-by-nc-4.0", data="X-rays of hands")
     card = card_of(writer, "lab/new")

@@ -66,6 +66,7 @@ def test_noise_fixes_a_random_mask():
     np.testing.assert_array_equal(mask, expected)
 
 
+@pytest.mark.slow
 def test_without_noise_the_seed_fixes_the_mask():
     masks = [tiny(seed=seed)(images())["mask"].numpy() for seed in (0, 0, 1)]
     np.testing.assert_array_equal(masks[0], masks[1])

@@ -89,6 +89,7 @@ def test_a_model_is_part_of_a_functional_one(name):
     assert any((a != b).any() for a, b in zip(model.get_weights(), before, strict=True))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", MODELS)
 def test_plot(name):
     pytest.importorskip("pydot")

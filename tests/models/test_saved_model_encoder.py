@@ -57,6 +57,7 @@ def test_the_newest_version_is_taken(exported):
     assert saved_model_path(exported / "2" / "saved_model.pb") is None
 
 
+@pytest.mark.slow
 def test_the_card_says_what_the_graph_does_not(exported):
     card = {**STATISTICS, "patch_size": [4, 4], "num_layers": 1, "value_range": [0, 4095]}
     path = exported / "2" / "card.json"

@@ -258,6 +258,7 @@ def test_class_weights_that_do_not_fit_raise(encoder, weights):
         model.fit(IMAGES, LABELS, class_weight=weights, verbose=0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name,arguments",
     [

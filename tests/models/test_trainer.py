@@ -67,6 +67,7 @@ def test_each_step_has_a_mask_of_its_own_and_a_seed_repeats_them():
     assert losses(2) != first
 
 
+@pytest.mark.slow
 def test_evaluation_repeats_its_masks_and_leaves_training_alone():
     model = compiled(tiny())
     model.compute_loss(x=images())
@@ -108,6 +109,7 @@ def test_saved_and_loaded_model_goes_on_as_if_never_stopped(tmp_path):
     assert loaded.evaluate(images(), verbose=0) == straight.evaluate(images(), verbose=0)
 
 
+@pytest.mark.slow
 def test_weights_alone_carry_the_state_too(tmp_path):
     model = tiny()
     for _ in range(3):
@@ -141,6 +143,7 @@ def test_schedule_of_the_mask_ratio():
     np.testing.assert_array_equal(np.sum(model.reconstruct(images())["mask"], axis=1), 18)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["loss", "loss_weights", "metrics", "weighted_metrics"])
 def test_compile_takes_no_loss_and_no_metrics(name):
     with pytest.raises(ValueError, match=f"`{name}` must not be given: MaskedAutoencoder computes"):

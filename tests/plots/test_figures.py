@@ -68,6 +68,7 @@ def test_one_percent_at_each_end_is_black_and_white(drawn):
     np.testing.assert_allclose(rebuilt[~hidden], original[~hidden], atol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "bands, shown",
     [(None, (1, 2, 3)), ((12, 3, 1), (12, 3, 1)), ([5], (5,)), ((2, 2, 2), (2,) * 3)],
