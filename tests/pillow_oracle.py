@@ -1,4 +1,4 @@
-"""What Pillow makes of an image file, to compare with: 8 bits, without alpha."""
+"""What Pillow makes of an image file, to compare with: 8 bits, the high ones, without alpha."""
 
 import io
 
@@ -19,5 +19,7 @@ def read_with_pillow(file, channels=3):
         image = ImageOps.exif_transpose(opened)
         # Of no use without alpha, and of some palettes Pillow cannot convert it.
         image.info.pop("transparency", None)
+        if image.mode.startswith("I;16"):  # of which `convert` would cut all above 255
+            image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
         pixels = np.asarray(image.convert("L" if channels == 1 else "RGB"))
     return pixels.reshape(*pixels.shape[:2], channels)
