@@ -7,7 +7,7 @@ import numpy as np
 
 from keras_mae.evaluation.confusion import confusion_matrix
 from keras_mae.files import printable
-from keras_mae.models.classifier import check_class_names
+from keras_mae.models.on_encoder import check_class_names
 
 # With fewer classes nearly all is among the five best.
 LEAST_FOR_TOP5 = 6

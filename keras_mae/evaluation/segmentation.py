@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from keras_mae.evaluation.confusion import confusion_matrix
-from keras_mae.models.classifier import check_class_names
+from keras_mae.models.on_encoder import check_class_names
 
 IGNORED = 255
 

@@ -1,39 +1,21 @@
 """An encoder with a linear head, to be fine-tuned or probed."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import keras
 from keras import ops
 
-from keras_mae.layers.arguments import check_positive_int, pair
 from keras_mae.layers.pooling import check_pooling, pool_tokens, pooled_dim
 from keras_mae.models.encoder import check_last_blocks
-from keras_mae.models.openers import open_encoder
-from keras_mae.models.steps import TrainedInParts
+from keras_mae.models.on_encoder import OnEncoder
 from keras_mae.types import AnyPath, Shape, Size, Tensor
 
 HEAD_NORMS = ("auto", "layer", "batch", None)
 
 
-def check_class_names(class_names: Sequence[str] | None, num_classes: int) -> list[str] | None:
-    """Return names of classes as a list of `num_classes` strings, or None if there are none."""
-    if class_names is None:
-        return None
-    is_list = isinstance(class_names, Iterable) and not isinstance(class_names, str)
-    names = list(class_names) if is_list else []
-    others = [name for name in names if not isinstance(name, str)]
-    if len(names) != num_classes or others:
-        received = repr(others[0]) if others else f"{len(names)} strings"
-        raise ValueError(
-            f"`class_names` must be {num_classes} strings, one for each class. "
-            f"Received: {received if is_list else repr(class_names)}"
-        )
-    return [str(name) for name in names]
-
-
 @keras.saving.register_keras_serializable(package="keras_mae")
-class ViTClassifier(TrainedInParts):
+class ViTClassifier(OnEncoder):
     """A pre-trained encoder, pooled to one vector an image, and a linear layer for the classes.
 
     The encoder is copied: training the classifier never changes the model it came from.
@@ -92,8 +74,6 @@ class ViTClassifier(TrainedInParts):
         class_names: Sequence[str] | None = None,
         **kwargs: Any,
     ) -> None:
-        super().__init__(**kwargs)
-        check_positive_int(num_classes, "num_classes")
         check_pooling(pooling)
         if head_norm not in HEAD_NORMS:
             raise ValueError(
@@ -101,24 +81,20 @@ class ViTClassifier(TrainedInParts):
             )
         if head_norm == "auto":
             head_norm = "layer" if pooling == "mean" else None
-        self.num_classes = num_classes
+        super().__init__(
+            encoder,
+            num_classes,
+            drop_path=drop_path,
+            trainable_blocks=trainable_blocks,
+            image_size=image_size,
+            seed=seed,
+            class_names=class_names,
+            adapt={"without_norm": head_norm == "layer"},
+            **kwargs,
+        )
         self.pooling = pooling
         self.pooled_blocks = pooled_blocks
         self.head_norm = head_norm
-        self.drop_path = drop_path
-        self.trainable_blocks = trainable_blocks
-        self.image_size = None if image_size is None else pair(image_size, "image_size")
-        self.seed = seed
-        self.class_names = check_class_names(class_names, num_classes)
-        if isinstance(encoder, dict):  # From a config: it has been adapted before.
-            self.encoder = keras.saving.deserialize_keras_object(encoder)
-        else:
-            changes = {"image_size": self.image_size, "drop_path": drop_path, "seed": seed}
-            changes = {key: value for key, value in changes.items() if value is not None}
-            if "dtype" in kwargs:
-                changes["dtype"] = self.dtype_policy
-            encoder = open_encoder(encoder)
-            self.encoder = encoder.adapted(without_norm=head_norm == "layer", **changes)
         check_last_blocks(pooled_blocks, self.encoder.num_output_blocks, "pooled_blocks")
         # Pooled features and logits stay in float32 under a mixed policy.
         self.feature_norm: Any = None
@@ -146,10 +122,7 @@ class ViTClassifier(TrainedInParts):
             dtype="float32",
         )
         self.build((None, *self.encoder.image_size, self.encoder.channels))
-        # Exactly what `trainable_blocks` names is left trainable.
-        if trainable_blocks is not None:
-            for part in self.encoder.frozen_parts(trainable_blocks):
-                part.trainable = False
+        self.freeze_blocks()
 
     def build(self, input_shape: Shape) -> None:
         if self.built:
@@ -161,7 +134,7 @@ class ViTClassifier(TrainedInParts):
         self.head.build(features_shape)
 
     def call(self, images: Tensor, training: bool = False, kept: Tensor | None = None) -> Tensor:
-        trained = training and self.trainable_blocks != 0
+        trained = self.trains_encoder(training)
         tokens = self.encoder(images, training=trained, last_blocks=self.pooled_blocks, kept=kept)
         num_class_tokens = self.encoder.num_class_tokens
         features = pool_tokens(ops.cast(tokens, "float32"), self.pooling, num_class_tokens)
@@ -177,17 +150,9 @@ class ViTClassifier(TrainedInParts):
     def get_config(self) -> dict[str, Any]:
         return {
             **super().get_config(),
-            "encoder": keras.saving.serialize_keras_object(self.encoder),
-            "num_classes": self.num_classes,
             "pooling": self.pooling,
             "pooled_blocks": self.pooled_blocks,
             "head_norm": self.head_norm,
-            "drop_path": self.drop_path,
-            "trainable_blocks": self.trainable_blocks,
-            "image_size": self.image_size,
-            "seed": self.seed,
-            # A plain list: Keras keeps one of a class of its own.
-            "class_names": None if self.class_names is None else list(self.class_names),
         }
 
     def compile(
@@ -206,17 +171,11 @@ class ViTClassifier(TrainedInParts):
         super().compile(optimizer, *args, accumulate_steps=accumulate_steps, **kwargs)
 
     @property
-    def _recomputed(self):
-        return [self.encoder]
-
-    @property
     def _outputs_shape(self):
         return (self.num_classes,)
 
     def _batch(self, x, y, sample_weight, share):
-        kept = None
-        if self.trainable_blocks != 0:
-            kept = self.encoder.draw(ops.shape(x)[0], share)
+        kept = self._kept(x, share)
         return {"images": x, "labels": y, "weights": sample_weight, "kept": kept}
 
     def _loss(self, batch):

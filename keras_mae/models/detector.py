@@ -8,12 +8,11 @@ import numpy as np
 from keras import ops
 
 from keras_mae.layers import boxes as box_math
-from keras_mae.layers.arguments import check_positive_int, check_rate, pair
+from keras_mae.layers.arguments import check_positive_int, check_rate
 from keras_mae.layers.feature_pyramid import FeaturePyramid
 from keras_mae.layers.transformer import layer_norm
-from keras_mae.models.classifier import check_class_names
-from keras_mae.models.openers import open_encoder
-from keras_mae.models.steps import TrainedInParts, num_replicas
+from keras_mae.models.on_encoder import OnEncoder
+from keras_mae.models.steps import num_replicas
 from keras_mae.types import AnyPath, Shape, Size, Tensor
 
 # Levels of half a patch and coarser, as far as their smallest anchor is not much over the image.
@@ -116,7 +115,7 @@ class DetectionHead(keras.layers.Layer):
 
 
 @keras.saving.register_keras_serializable(package="keras_mae")
-class ViTDetector(TrainedInParts):
+class ViTDetector(OnEncoder):
     """A pre-trained encoder, a `FeaturePyramid` and RetinaNet's two heads.
 
     The encoder is copied: training the detector never changes the model it came from.
@@ -168,30 +167,24 @@ class ViTDetector(TrainedInParts):
         max_detections: int = 100,
         **kwargs: Any,
     ) -> None:
-        super().__init__(**kwargs)
-        check_positive_int(num_classes, "num_classes")
         check_positive_int(filters, "filters")
         check_positive_int(max_detections, "max_detections")
         check_rate(least_score, "least_score")
         check_rate(largest_overlap, "largest_overlap")
-        self.num_classes = num_classes
+        super().__init__(
+            encoder,
+            num_classes,
+            drop_path=drop_path,
+            trainable_blocks=trainable_blocks,
+            image_size=image_size,
+            seed=seed,
+            class_names=class_names,
+            **kwargs,
+        )
         self.filters = filters
-        self.drop_path = drop_path
-        self.trainable_blocks = trainable_blocks
-        self.image_size = None if image_size is None else pair(image_size, "image_size")
-        self.seed = seed
-        self.class_names = check_class_names(class_names, num_classes)
         self.least_score = least_score
         self.largest_overlap = largest_overlap
         self.max_detections = max_detections
-        if isinstance(encoder, dict):  # From a config: it has been adapted before.
-            self.encoder = keras.saving.deserialize_keras_object(encoder)
-        else:
-            changes = {"image_size": self.image_size, "drop_path": drop_path, "seed": seed}
-            changes = {key: value for key, value in changes.items() if value is not None}
-            if "dtype" in kwargs:
-                changes["dtype"] = self.dtype_policy
-            self.encoder = open_encoder(encoder).adapted(**changes)
         size, patch, policy = (
             self.encoder.image_size,
             self.encoder.patch_size,
@@ -215,10 +208,7 @@ class ViTDetector(TrainedInParts):
         self.box_head = DetectionHead(4, filters, seed=seed, name="box_head", dtype=policy)
         self.anchors = box_math.anchors_of(size, list(self.pyramid.strides.values()))
         self.build((None, *size, self.encoder.channels))
-        # Exactly what `trainable_blocks` names is left trainable.
-        if trainable_blocks is not None:
-            for part in self.encoder.frozen_parts(trainable_blocks):
-                part.trainable = False
+        self.freeze_blocks()
 
     def build(self, input_shape: Shape) -> None:
         if self.built:
@@ -233,7 +223,7 @@ class ViTDetector(TrainedInParts):
     def call(
         self, images: Tensor, training: bool = False, kept: Tensor | None = None
     ) -> dict[str, Tensor]:
-        trained = training and self.trainable_blocks != 0
+        trained = self.trains_encoder(training)
         levels = self.pyramid(self.encoder(images, training=trained, kept=kept))
         levels = list(levels.values())
         return {"offsets": self.box_head(levels), "logits": self.class_head(levels)}
@@ -270,15 +260,7 @@ class ViTDetector(TrainedInParts):
     def get_config(self) -> dict[str, Any]:
         return {
             **super().get_config(),
-            "encoder": keras.saving.serialize_keras_object(self.encoder),
-            "num_classes": self.num_classes,
             "filters": self.filters,
-            "drop_path": self.drop_path,
-            "trainable_blocks": self.trainable_blocks,
-            "image_size": self.image_size,
-            "seed": self.seed,
-            # A plain list: Keras keeps one of a class of its own.
-            "class_names": None if self.class_names is None else list(self.class_names),
             "least_score": self.least_score,
             "largest_overlap": self.largest_overlap,
             "max_detections": self.max_detections,
@@ -423,14 +405,8 @@ class ViTDetector(TrainedInParts):
         rows = ops.cast(ops.maximum(ops.shape(loss)[0], 1), "float32")
         return ops.sum(loss) / rows / num_replicas()
 
-    @property
-    def _recomputed(self):
-        return [self.encoder]
-
     def _batch(self, x, y, sample_weight, share):
-        kept = None
-        if self.trainable_blocks != 0:
-            kept = self.encoder.draw(ops.shape(x)[0], share)
+        kept = self._kept(x, share)
         objects = {"boxes": y["boxes"], "classes": y["classes"]}
         return {"images": x, **objects, "weights": sample_weight, "kept": kept}
 

@@ -7,12 +7,11 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_mae.layers.arguments import check_positive_int, grid_size, pair
+from keras_mae.layers.arguments import check_positive_int, grid_size
 from keras_mae.layers.feature_pyramid import FeaturePyramid, patch_map
 from keras_mae.layers.transformer import layer_norm
-from keras_mae.models.classifier import check_class_names
-from keras_mae.models.openers import open_encoder
-from keras_mae.models.steps import TrainedInParts, num_replicas
+from keras_mae.models.on_encoder import OnEncoder
+from keras_mae.models.steps import num_replicas
 from keras_mae.types import AnyPath, Shape, Size, Tensor
 
 IGNORED_LABEL = 255
@@ -48,7 +47,7 @@ def check_class_weight(class_weight: Any, num_classes: int) -> list[float] | Non
 
 
 @keras.saving.register_keras_serializable(package="keras_mae")
-class ViTSegmenter(TrainedInParts):
+class ViTSegmenter(OnEncoder):
     """A pre-trained encoder and a head that gives each pixel the logits of the classes.
 
     The encoder is copied: training the segmenter never changes the model it came from.
@@ -100,7 +99,6 @@ class ViTSegmenter(TrainedInParts):
         class_names: Sequence[str] | None = None,
         **kwargs: Any,
     ) -> None:
-        super().__init__(**kwargs)
         check_positive_int(num_classes, "num_classes")
         if num_classes > IGNORED_LABEL:
             raise ValueError(
@@ -110,22 +108,18 @@ class ViTSegmenter(TrainedInParts):
         if head not in HEADS:
             raise ValueError(f"`head` must be one of {list(HEADS)}. Received: {head!r}")
         check_positive_int(filters, "filters")
-        self.num_classes = num_classes
+        super().__init__(
+            encoder,
+            num_classes,
+            drop_path=drop_path,
+            trainable_blocks=trainable_blocks,
+            image_size=image_size,
+            seed=seed,
+            class_names=class_names,
+            **kwargs,
+        )
         self.head = head
         self.filters = filters
-        self.drop_path = drop_path
-        self.trainable_blocks = trainable_blocks
-        self.image_size = None if image_size is None else pair(image_size, "image_size")
-        self.seed = seed
-        self.class_names = check_class_names(class_names, num_classes)
-        if isinstance(encoder, dict):  # From a config: it has been adapted before.
-            self.encoder = keras.saving.deserialize_keras_object(encoder)
-        else:
-            changes = {"image_size": self.image_size, "drop_path": drop_path, "seed": seed}
-            changes = {key: value for key, value in changes.items() if value is not None}
-            if "dtype" in kwargs:
-                changes["dtype"] = self.dtype_policy
-            self.encoder = open_encoder(encoder).adapted(**changes)
         patch_size = self.encoder.patch_size
         if patch_size is None or (head == "multi_block" and self.encoder.num_output_blocks == 1):
             raise ValueError(
@@ -169,10 +163,7 @@ class ViTSegmenter(TrainedInParts):
         # Weights that `fit` was given, one for each class; None: all 1.
         self._class_weight: list[float] | None = None
         self.build((None, *self.encoder.image_size, self.encoder.channels))
-        # Exactly what `trainable_blocks` names is left trainable.
-        if trainable_blocks is not None:
-            for part in self.encoder.frozen_parts(trainable_blocks):
-                part.trainable = False
+        self.freeze_blocks()
 
     def build(self, input_shape: Shape) -> None:
         if self.built:
@@ -186,7 +177,7 @@ class ViTSegmenter(TrainedInParts):
         self.prediction.build((None, None, None, width))
 
     def call(self, images: Tensor, training: bool = False, kept: Tensor | None = None) -> Tensor:
-        trained = training and self.trainable_blocks != 0
+        trained = self.trains_encoder(training)
         tokens = self.encoder(images, training=trained, last_blocks=self.pooled_blocks, kept=kept)
         return self.logits_of(tokens)
 
@@ -217,16 +208,8 @@ class ViTSegmenter(TrainedInParts):
     def get_config(self) -> dict[str, Any]:
         return {
             **super().get_config(),
-            "encoder": keras.saving.serialize_keras_object(self.encoder),
-            "num_classes": self.num_classes,
             "head": self.head,
             "filters": self.filters,
-            "drop_path": self.drop_path,
-            "trainable_blocks": self.trainable_blocks,
-            "image_size": self.image_size,
-            "seed": self.seed,
-            # A plain list: Keras keeps one of a class of its own.
-            "class_names": None if self.class_names is None else list(self.class_names),
         }
 
     def compile(  # type: ignore[override]
@@ -392,18 +375,12 @@ class ViTSegmenter(TrainedInParts):
         )
 
     @property
-    def _recomputed(self):
-        return [self.encoder]
-
-    @property
     def _outputs_shape(self):
         return (*self.encoder.image_size, self.num_classes)
 
     def _batch(self, x, y, sample_weight, share):
-        kept = None
         rows = ops.shape(x)[0]
-        if self.trainable_blocks != 0:
-            kept = self.encoder.draw(rows, share)
+        kept = self._kept(x, share)
         batch = {"images": x, "labels": y, "weights": sample_weight, "kept": kept}
         if self._means_differ():
             # Pixels that are labelled, a mean over the images of all replicas; a row an image.
