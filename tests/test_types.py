@@ -42,6 +42,7 @@ MODULES = (
     "keras_mae.tasks.classify",
     "keras_mae.tasks.dense",
     "keras_mae.tasks.detect",
+    "keras_mae.tasks.encoders",
     "keras_mae.tasks.finetune",
     "keras_mae.tasks.pretrain",
     "keras_mae.tasks.probe",

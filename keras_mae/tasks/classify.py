@@ -1,7 +1,6 @@
 """Fine-tuning: from an encoder and labelled images to a classifier and its accuracy."""
 
 import dataclasses
-import os
 import time
 from typing import Any
 
@@ -9,7 +8,7 @@ import keras
 import numpy as np
 
 from keras_mae.data import Source, eval_dataset
-from keras_mae.data.finetune import balanced_subset, finetune_dataset
+from keras_mae.data.finetune import finetune_dataset
 from keras_mae.data.parts import labelled
 from keras_mae.evaluation.classification import (
     LEAST_FOR_TOP5,
@@ -20,16 +19,14 @@ from keras_mae.evaluation.classification import (
 from keras_mae.evaluation.confusion import confusion_matrix
 from keras_mae.evaluation.features import extract_features
 from keras_mae.evaluation.knn import knn_predict
-from keras_mae.files import save_model, weights_digest
-from keras_mae.interop import load_encoder
-from keras_mae.interop.hub import is_hub
-from keras_mae.models import ViTClassifier, ViTEncoder
+from keras_mae.files import save_model
+from keras_mae.models import ViTClassifier
 from keras_mae.models.saved_model_encoder import SavedModelEncoder
 from keras_mae.plots.confusion import confusion_figure
-from keras_mae.presets import preset_config
 from keras_mae.settings.finetune import FinetuneSettings
 from keras_mae.settings.run import PRECISIONS
-from keras_mae.tasks.images import EVAL_BATCH, ImageTask, device_line
+from keras_mae.tasks.encoders import EncoderTask, image_size_of
+from keras_mae.tasks.images import EVAL_BATCH
 from keras_mae.tasks.probe import (
     compile_head,
     compiled_function,
@@ -39,13 +36,12 @@ from keras_mae.tasks.probe import (
     head_loss,
     view_features,
 )
-from keras_mae.training import LARS, make_adamw
+from keras_mae.training import LARS
 from keras_mae.training.callbacks import read_metrics
-from keras_mae.training.layer_decay import layer_rate_scales
 from keras_mae.training.schedules import run_schedule
 
 
-class Classify(ImageTask):
+class Classify(EncoderTask):
     """The task of `finetune`.
 
     Attributes:
@@ -66,36 +62,24 @@ class Classify(ImageTask):
         settings = self.settings
         self.num_classes = check_labels(self.train, settings.num_classes)
         self.use(labelled(self.parts))
-        if settings.train_examples is not None:
-            few = balanced_subset(self.train, settings.train_examples, settings.seed)
-            origin = f"{self.parts.origin['train']}, {settings.train_examples:,} of them"
-            self.use(
-                dataclasses.replace(
-                    self.parts, train=few, origin={**self.parts.origin, "train": origin}
-                )
-            )
+        self.take_few()
         self.several = self.train.multi_label
         if self.several and settings.protocol == "knn":
             raise ValueError(
                 "`protocol` must not be 'knn' for images with several labels. Received: 'knn'"
             )
-        self.num_examples = self.train.num_examples
-        self.stops_before_training = settings.dry_run
         self.neighbours = _neighbours(settings, self.num_examples)
 
+    @property
+    def whole(self) -> Any:
+        return self.classifier
+
+    def settings_for(self, encoder: Any) -> FinetuneSettings:
+        return _for_saved_model(self.settings, encoder)
+
     def build(self) -> None:
-        encoder = make_encoder(self.settings, self.train)
-        settings = _for_saved_model(self.settings, encoder)
-        size = image_size_of(settings, encoder)
-        given = settings.batch_size
-        settings = settings.with_recipe(size, self.num_examples)
-        self.see_as(encoder)
-        if given is None:
-            batch_size = settings.batch_size - settings.batch_size % self.workers.replicas
-            settings = settings.with_batch(batch_size)
-        self.settings = settings
-        self.check_batch()
-        self.check_memory(encoder)
+        encoder = self.open_encoder()
+        settings = self.settings
         self.classifier = _classifier(settings, encoder, self.num_classes, self.train.class_names)
         self.total_steps = 0
         self.on_features = settings.protocol == "linear" and (
@@ -116,23 +100,12 @@ class Classify(ImageTask):
             self._build_head(metrics)
         else:
             self._build_classifier(metrics)
-        # Metrics make their variables when first used, and a checkpoint holds them.
-        width = self.model.input_shape[1:] if self.on_features else (*size, encoder.channels)
-        images, labels = np.zeros((1, *width), "float32"), np.eye(self.num_classes)[:1]
-        batch = images, labels.astype("float32"), np.ones(1, "float32")
-        if self.workers.count > 1:
-            # `fit` does the same with a mean over replicas, which fails for several workers.
-            self.model._symbolic_build(data_batch=batch)
-            self.model._maybe_symbolic_build = lambda **_: None
-            return
-        some = self.workers.replicas
-        self.model.evaluate(
-            *(array.repeat(some, axis=0) for array in batch[:2]),
-            sample_weight=batch[2].repeat(some),
-            batch_size=some,
-            verbose=0,
-        )
-        self.model.reset_metrics()
+        some, seen = self.workers.replicas, self.classifier.encoder
+        width = (*seen.image_size, seen.channels)
+        width = self.model.input_shape[1:] if self.on_features else width
+        labels = np.zeros((some, self.num_classes), "float32")
+        labels[:, 0] = 1
+        self.make_metrics(np.zeros((some, *width), "float32"), labels, np.ones(some, "float32"))
 
     def _metrics(self):
         if self.several:
@@ -164,43 +137,13 @@ class Classify(ImageTask):
     def _build_classifier(self, metrics):
         settings, model = self.settings, self.classifier
         self.model = model
+        if settings.protocol == "linear":
+            schedule = run_schedule(settings, self.num_examples)
+            optimizer = LARS(schedule, lars_weight_decay=settings.weight_decay)
+        else:
+            optimizer = self.adamw(model)
         loss = head_loss(settings, self.several)
-        model.compile(
-            _optimizer(settings, model, self.num_examples),
-            loss,
-            weighted_metrics=metrics,
-            jit_compile=settings.jit and settings.strategy != "tpu",
-            accumulate_steps=settings.accumulate_steps,
-            recompute=settings.recompute,
-        )
-        model.optimizer.build(model.trainable_variables)
-
-    def facts(self) -> tuple[dict[str, Any], dict[str, Any]]:
-        weights = {str(i): np.array(v) for i, v in enumerate(self.classifier.encoder.weights)}
-        fixed = {"images": self.train.fingerprint(), "encoder_digest": weights_digest(weights)}
-        return fixed, {
-            "model": self.classifier.get_config(),
-            **self.data_facts(),
-        }
-
-    def first_lines(self) -> list[str]:
-        settings = self.settings
-        lines = [settings.recipe_text(self.neighbours)]
-        if settings.dry_run:
-            optimizer = None if settings.protocol == "knn" else self.model.optimizer
-            return [*lines, rates_table(self.classifier, optimizer)]
-        origin = settings.encoder or f"a new one, {settings.preset}"
-        return [
-            *lines,
-            f"Encoder: {origin}, {self.classifier.encoder.count_params():,} parameters.",
-            *self.images_lines(self.classifier.encoder),
-            f"Run: {self.total_steps:,} steps of {settings.batch_size:,} images; "
-            f"{device_line(self.workers, settings)}."
-            if self.total_steps
-            else "",
-            self.heldout_note(),
-            f"Output: {settings.directory}",
-        ]
+        model.compile(optimizer, loss, weighted_metrics=metrics, **self.compile_options())
 
     def begin(self) -> dict[str, float]:
         self.open_skips()
@@ -235,7 +178,7 @@ class Classify(ImageTask):
     def _predictor(self):
         settings = self.settings
         return encoder_predictor(
-            self._local_copy().encoder, settings.pooling, settings.pooled_blocks, settings.jit
+            self.local_copy().encoder, settings.pooling, settings.pooled_blocks, settings.jit
         )
 
     def _with_targets(self, images, labels, *weights):
@@ -271,14 +214,6 @@ class Classify(ImageTask):
             shard_index=shard_index,
             **self.pixels(self.classifier.encoder),
         )
-
-    def validation(self) -> Any:
-        return self._validation
-
-    def validation_every(self) -> int:
-        # After each epoch, where images to train on abound.
-        per_epoch = self.steps_per_epoch * self.settings.batch_size
-        return self.settings.validation_epochs or -(-2 * self.heldout.num_examples // per_epoch)
 
     def finish(self) -> dict[str, Any]:
         if not self.workers.is_chief:
@@ -328,7 +263,7 @@ class Classify(ImageTask):
 
     def _trained(self):
         save_model(self.classifier, self.directory / "model.keras")
-        classifier = self._local_copy()
+        classifier = self.local_copy()
         predict = compiled_function(lambda images: classifier(images, training=False))
         logits, labels = extract_features(predict, self.evaluation[2])
         lines = read_metrics(self.directory / "metrics.jsonl")
@@ -338,14 +273,6 @@ class Classify(ImageTask):
             "scores": logits,
             "labels": labels,
         }
-
-    def _local_copy(self):
-        """Return a copy of the classifier on one device; itself where it is on one."""
-        if self.workers.replicas == 1:
-            return self.classifier
-        copy = ViTClassifier.from_config(self.classifier.get_config())
-        copy.set_weights(self.classifier.get_weights())
-        return copy
 
     def summary(self, results: dict[str, Any]) -> str:
         if self.several:
@@ -368,12 +295,8 @@ class Classify(ImageTask):
             f"{', '.join(parts)} of {results['heldout_examples']:,} {self.measured_name} images. "
             f"Took {results['training_seconds']:.0f} s.",
             format_classes(results["classes"]),
-            self.skipped_note(),
-            self.values_note(),
+            *self.ended(results),
         ]
-        if "stopped_early_at_step" in results:
-            lines.append(f"It stopped early, at step {results['stopped_early_at_step']:,}.")
-        lines.append(self.heldout_note())
         return "\n".join(line for line in lines if line)
 
 
@@ -422,27 +345,6 @@ def check_labels(source: Source, num_classes: int | None = None) -> int:
     return num_classes
 
 
-def make_encoder(settings: FinetuneSettings, source: Source) -> ViTEncoder | SavedModelEncoder:
-    """Return the encoder to start from: the given one, or a new one of the preset's sizes.
-
-    Args:
-        settings: a `FinetuneSettings`.
-        source: a `Source`, whose channels, size and statistics a new one gets.
-    """
-    if settings.encoder is not None:
-        if not (is_hub(settings.encoder) or os.path.exists(settings.encoder)):
-            raise ValueError(
-                f"`encoder` must be a file or a folder that exists. Received: {settings.encoder!r}"
-            )
-        return load_encoder(settings.encoder, source.mean, source.std)
-    config = preset_config(settings.preset)
-    config = {k: v for k, v in config.items() if not k.startswith("decoder_")}
-    if source.image_size is not None and max(source.image_size) <= config["image_size"]:
-        config["image_size"] = source.image_size
-    config["channels"] = source.channels
-    return ViTEncoder(**config, mean=source.mean, std=source.std, value_range=source.value_range)
-
-
 def _neighbours(settings, num_examples):
     """Return the numbers of neighbours; of the default's, those that there are."""
     ks = settings.knn
@@ -475,16 +377,8 @@ def _for_saved_model(settings, encoder):
     return dataclasses.replace(settings, layer_decay=1.0, drop_path=0.0)
 
 
-def image_size_of(settings: FinetuneSettings, encoder: Any) -> tuple[int, int]:
-    """Return the (H, W) of the model: the setting's, else the encoder's."""
-    sides = settings.image_size or encoder.image_size
-    return sides[0], sides[-1]
-
-
 def _classifier(settings, encoder, num_classes, class_names):
-    """Return the model; for "scratch" of the encoder's architecture, all weights new."""
-    if settings.protocol == "scratch":
-        encoder = type(encoder).from_config(encoder.get_config())
+    """Return the model of an encoder."""
     frozen = settings.protocol in ("linear", "knn")
     return ViTClassifier(
         encoder,
@@ -502,21 +396,6 @@ def _classifier(settings, encoder, num_classes, class_names):
     )
 
 
-def _optimizer(settings, model, num_examples):
-    schedule = run_schedule(settings, num_examples)
-    if settings.protocol == "linear":
-        return LARS(schedule, lars_weight_decay=settings.weight_decay)
-    ema = {"use_ema": True, "ema_momentum": settings.ema} if settings.ema else {}
-    return make_adamw(
-        model,
-        schedule,
-        weight_decay=settings.weight_decay,
-        beta_2=settings.beta_2,
-        rate_scales=layer_rate_scales(model, settings.layer_decay),
-        **ema,
-    )
-
-
 def _batched(features, targets):
     """Return arrays as the validation data of `fit`, batch by batch, on any backend."""
 
@@ -529,34 +408,3 @@ def _batched(features, targets):
             return features[rows], targets[rows].astype("float32")
 
     return Batches()
-
-
-def rates_table(model: keras.Model, optimizer: Any) -> str:
-    """Return, as lines of text, each variable's peak learning rate, decay, and whether it trains.
-
-    Args:
-        model: a `ViTClassifier`.
-        optimizer: what it is to be compiled with, a warm-up and cosine as its learning rate; None
-            where nothing is trained.
-    """
-    trainable = model.trainable_variables
-    rates, decays = {}, {}
-    if optimizer is not None:
-        schedule = optimizer._learning_rate
-        peak = getattr(schedule, "warmup_target", None) or schedule.initial_learning_rate
-        scales = getattr(optimizer, "rate_scales", None) or [1.0] * len(trainable)
-        rates = {id(v): peak * scale for v, scale in zip(trainable, scales, strict=True)}
-        for v in trainable:
-            if isinstance(optimizer, LARS):
-                decays[id(v)] = optimizer.lars_weight_decay if len(v.shape) > 1 else 0.0
-            else:
-                decays[id(v)] = optimizer.weight_decay if optimizer._use_weight_decay(v) else 0.0
-    width = max(len(v.path) for v in model.variables)
-    lines = [f"{'variable':<{width}}  {'shape':<16}  peak rate  decay  trained"]
-    for v in model.variables:
-        trained = id(v) in rates
-        lines.append(
-            f"{v.path:<{width}}  {tuple(v.shape)!s:<16}  {rates.get(id(v), 0):>9.3g}  "
-            f"{decays.get(id(v), 0):>5.3g}  {'yes' if trained else 'no'}"
-        )
-    return "\n".join(lines)

@@ -1,6 +1,5 @@
 """Fine-tuning on label maps and boxes: what segmentation and detection share."""
 
-import dataclasses
 from collections.abc import Iterator
 from typing import Any
 
@@ -8,131 +7,74 @@ import keras
 import numpy as np
 
 from keras_mae.data import eval_dataset
-from keras_mae.data.finetune import balanced_subset, finetune_dataset
-from keras_mae.files import save_model, weights_digest
+from keras_mae.data.finetune import finetune_dataset
+from keras_mae.files import save_model
 from keras_mae.models import ViTEncoder
-from keras_mae.tasks.classify import image_size_of, make_encoder, rates_table
-from keras_mae.tasks.images import ImageTask, device_line
-from keras_mae.training import make_adamw
-from keras_mae.training.layer_decay import layer_rate_scales
-from keras_mae.training.schedules import run_schedule
+from keras_mae.settings.finetune import FinetuneSettings
+from keras_mae.settings.run import PRECISIONS
+from keras_mae.settings.tools import size_argument
+from keras_mae.tasks.encoders import EncoderTask
 
 DENSE_BATCH = 16  # images at a time, for measuring: outputs are large
 SHOWN_IMAGES = 8
 
 
-class DenseTask(ImageTask):
+class DenseTask(EncoderTask):
     """A task whose labels are maps or boxes. A subclass has a model, an end and a figure."""
 
     task = ""
 
     def load(self) -> None:
         super().load()
-        settings = self.settings
-        if settings.protocol == "knn":
-            raise ValueError(
-                f"`protocol` must not be 'knn' for task={settings.task!r}. Received: 'knn'"
-            )
-        if settings.train_examples is not None:
-            few = balanced_subset(self.train, settings.train_examples, settings.seed)
-            origin = f"{self.parts.origin['train']}, {settings.train_examples:,} of them"
-            self.use(
-                dataclasses.replace(
-                    self.parts, train=few, origin={**self.parts.origin, "train": origin}
-                )
-            )
+        self.take_few()
         self.num_classes = self.train.num_classes
-        self.num_examples = self.train.num_examples
-        self.stops_before_training = settings.dry_run
+
+    def settings_for(self, encoder: Any) -> FinetuneSettings:
+        if not isinstance(encoder, ViTEncoder):
+            raise ValueError(
+                f"`encoder` must have blocks that are known, for task={self.task!r}. "
+                f"Received: {self.settings.encoder}"
+            )
+        return self.settings
 
     def make(self, encoder: ViTEncoder) -> keras.Model:
         """Return the model of an encoder, not compiled."""
         raise NotImplementedError(f"{type(self).__name__} must implement `make`.")
 
     def build(self) -> None:
-        encoder = make_encoder(self.settings, self.train)
-        if not isinstance(encoder, ViTEncoder):
-            raise ValueError(
-                f"`encoder` must have blocks that are known, for task={self.settings.task!r}. "
-                f"Received: {self.settings.encoder}"
-            )
-        settings, given = self.settings, self.settings.batch_size
-        size = image_size_of(settings, encoder)
-        settings = settings.with_recipe(size, self.num_examples)
-        self.see_as(encoder)
-        if given is None:
-            batch_size = settings.batch_size - settings.batch_size % self.workers.replicas
-            settings = settings.with_batch(batch_size)
-        self.settings = settings
-        self.check_batch()
-        self.check_memory(encoder)
-        if settings.protocol == "scratch":
-            encoder = type(encoder).from_config(encoder.get_config())
+        encoder = self.open_encoder()
         self.model = model = self.make(encoder)
-        self.total_steps = settings.total_steps(self.num_examples)
-        self.steps_per_epoch = -(-self.num_examples // settings.batch_size)
-        ema = {"use_ema": True, "ema_momentum": settings.ema} if settings.ema else {}
-        optimizer = make_adamw(
-            model,
-            run_schedule(settings, self.num_examples),
-            weight_decay=settings.weight_decay,
-            beta_2=settings.beta_2,
-            rate_scales=layer_rate_scales(model, settings.layer_decay),
-            **ema,
-        )
-        model.compile(
-            optimizer,
-            jit_compile=settings.jit and settings.strategy != "tpu",
-            accumulate_steps=settings.accumulate_steps,
-            recompute=settings.recompute,
-        )
-        model.optimizer.build(model.trainable_variables)
-        # Metrics make their variables when first used, and a checkpoint holds them.
-        some = self.workers.replicas
+        self.total_steps = self.settings.total_steps(self.num_examples)
+        self.steps_per_epoch = -(-self.num_examples // self.settings.batch_size)
+        model.compile(self.adamw(model), **self.compile_options())
+        some, size = self.workers.replicas, model.encoder.image_size
         images = np.zeros((some, *size, encoder.channels), "float32")
-        labels = self.blank(some, size)
-        if self.workers.count > 1:
-            # `fit` does the same with a mean over replicas, which fails for several workers.
-            model._symbolic_build(data_batch=(images, labels))
-            model._maybe_symbolic_build = lambda **_: None
-            return
-        model.evaluate(images, labels, batch_size=some, verbose=0)
-        model.reset_metrics()
+        self.make_metrics(images, self.blank(some, size))
 
     def blank(self, count: int, size: tuple[int, int]) -> Any:
         """Return labels of images without anything, as the model takes them."""
         raise NotImplementedError(f"{type(self).__name__} must implement `blank`.")
 
-    def blocks_trained(self) -> float | None:
-        """Return `trainable_blocks` of the protocol; None for all."""
+    def model_options(self) -> dict[str, Any]:
+        """Return the arguments that all models have here."""
         settings = self.settings
-        return 0 if settings.protocol == "linear" else settings.trainable_blocks
-
-    def facts(self) -> tuple[dict[str, Any], dict[str, Any]]:
-        weights = {str(i): np.array(v) for i, v in enumerate(self.model.encoder.weights)}
-        fixed = {"images": self.train.fingerprint(), "encoder_digest": weights_digest(weights)}
-        return fixed, {"model": self.model.get_config(), **self.data_facts()}
-
-    def first_lines(self) -> list[str]:
-        settings = self.settings
-        lines = [settings.recipe_text()]
-        if settings.dry_run:
-            return [*lines, rates_table(self.model, self.model.optimizer)]
-        origin = settings.encoder or f"a new one, {settings.preset}"
-        return [
-            *lines,
-            f"Encoder: {origin}, {self.model.encoder.count_params():,} parameters; with the head "
-            f"{self.model.count_params():,}.",
-            *self.images_lines(self.model.encoder),
-            f"Run: {self.total_steps:,} steps of {settings.batch_size:,} images; "
-            f"{device_line(self.workers, settings)}.",
-            self.heldout_note(),
-            f"Output: {settings.directory}",
-        ]
+        frozen = settings.protocol == "linear"
+        return {
+            "drop_path": settings.drop_path,
+            "trainable_blocks": 0 if frozen else settings.trainable_blocks,
+            "image_size": size_argument(settings.image_size),
+            "class_names": self.train.class_names,
+            "seed": settings.seed,
+            "dtype": PRECISIONS[settings.precision],
+        }
 
     def begin(self) -> dict[str, float]:
         self.open_skips()
-        self._validation = self.evaluated(self.heldout)
+        plain = self.evaluated(self.heldout)
+        pixels = self.pixels(self.model.encoder)
+        self._validation = self.validation_of(
+            self.heldout, pixels, True, plain, batch_size=DENSE_BATCH
+        )
         return {}
 
     def evaluated(self, part: Any) -> Any:
@@ -158,13 +100,6 @@ class DenseTask(ImageTask):
             shard_index=shard_index,
             **self.pixels(self.model.encoder),
         )
-
-    def validation(self) -> Any:
-        return self._validation
-
-    def validation_every(self) -> int:
-        per_epoch = self.steps_per_epoch * self.settings.batch_size
-        return self.settings.validation_epochs or -(-2 * self.heldout.num_examples // per_epoch)
 
     def finish(self) -> dict[str, Any]:
         if not self.workers.is_chief:
@@ -195,14 +130,6 @@ class DenseTask(ImageTask):
             read = np.flatnonzero(np.asarray(weights))
             places = number * DENSE_BATCH + read
             yield self.measured.indices[places].tolist(), np.asarray(images)[read]
-
-    def local_copy(self) -> keras.Model:
-        """Return a copy of the model on one device of this worker; itself where it is on one."""
-        if self.workers.replicas == 1:
-            return self.model
-        copy = type(self.model).from_config(self.model.get_config())
-        copy.set_weights(self.model.get_weights())
-        return copy
 
     def shown(self) -> set[int]:
         """Return the records that a figure shows, spread over `measured`."""

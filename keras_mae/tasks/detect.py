@@ -10,8 +10,6 @@ from keras_mae.evaluation.coco import coco_metrics
 from keras_mae.files import write_json
 from keras_mae.models import ViTDetector, ViTEncoder
 from keras_mae.plots.dense import Scene, boxes_figure
-from keras_mae.settings.run import PRECISIONS
-from keras_mae.settings.tools import size_argument
 from keras_mae.tasks.dense import DenseTask
 from keras_mae.tasks.probe import compiled_function
 
@@ -33,17 +31,7 @@ class Detect(DenseTask):
     }
 
     def make(self, encoder: ViTEncoder) -> keras.Model:
-        settings = self.settings
-        return ViTDetector(
-            encoder,
-            self.num_classes,
-            drop_path=settings.drop_path,
-            trainable_blocks=self.blocks_trained(),
-            image_size=size_argument(settings.image_size),
-            class_names=self.train.class_names,
-            seed=settings.seed,
-            dtype=PRECISIONS[settings.precision],
-        )
+        return ViTDetector(encoder, self.num_classes, **self.model_options())
 
     def blank(self, count: int, size: tuple[int, int]) -> Any:
         most = self.train.most_boxes
@@ -108,8 +96,6 @@ class Detect(DenseTask):
             f"images. Took {results['training_seconds']:.0f} s.",
             f"{'class':<{width}}           AP         AP50",
             *rows,
-            self.skipped_note(),
-            self.values_note(),
-            self.heldout_note(),
+            *self.ended(results),
         ]
         return "\n".join(line for line in lines if line)

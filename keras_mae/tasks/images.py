@@ -90,7 +90,15 @@ class ImageTask(Task):
             "on_skip": self.skips,
         }
 
-    def validation_of(self, heldout, pixels, labelled, plain, transform=lambda dataset: dataset):
+    def validation_of(
+        self,
+        heldout,
+        pixels,
+        labelled,
+        plain,
+        transform=lambda dataset: dataset,
+        batch_size=EVAL_BATCH,
+    ):
         """Return held-out images as `fit` takes them, each once, whatever number of replicas.
 
         Args:
@@ -99,11 +107,12 @@ class ImageTask(Task):
             labelled: bool. Whether the model's loss needs labels.
             plain: the data set for a single replica.
             transform: function from a data set, of each worker, to what is validated with.
+            batch_size: int, images at a time, about.
         """
         workers = self.workers
         if workers.replicas == 1:
             return transform(plain)
-        batch_size = -(-EVAL_BATCH // workers.replicas) * workers.replicas
+        batch_size = -(-batch_size // workers.replicas) * workers.replicas
         if not workers.is_distributed:
             # Keras wants batches that its devices can share alike: an image or two may be left out.
             count = heldout.num_examples - heldout.num_examples % workers.replicas

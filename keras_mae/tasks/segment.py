@@ -9,8 +9,6 @@ from keras_mae.data.dense import stored_labels
 from keras_mae.evaluation.segmentation import PixelCounts
 from keras_mae.models import ViTEncoder, ViTSegmenter
 from keras_mae.plots.dense import Scene, label_map_figure
-from keras_mae.settings.run import PRECISIONS
-from keras_mae.settings.tools import size_argument
 from keras_mae.tasks.dense import DenseTask
 from keras_mae.tasks.probe import compiled_function
 
@@ -28,18 +26,9 @@ class Segment(DenseTask):
     }
 
     def make(self, encoder: ViTEncoder) -> keras.Model:
-        settings = self.settings
-        return ViTSegmenter(
-            encoder,
-            self.num_classes,
-            head=settings.head or ("linear" if settings.protocol == "linear" else "pyramid"),
-            drop_path=settings.drop_path,
-            trainable_blocks=self.blocks_trained(),
-            image_size=size_argument(settings.image_size),
-            class_names=self.train.class_names,
-            seed=settings.seed,
-            dtype=PRECISIONS[settings.precision],
-        )
+        default = "linear" if self.settings.protocol == "linear" else "pyramid"
+        head = self.settings.head or default
+        return ViTSegmenter(encoder, self.num_classes, head=head, **self.model_options())
 
     def blank(self, count: int, size: tuple[int, int]) -> Any:
         return np.zeros((count, *size), "int32")
@@ -79,8 +68,6 @@ class Segment(DenseTask):
             f"Took {results['training_seconds']:.0f} s.",
             f"{'class':<{width}}        IoU",
             *rows,
-            self.skipped_note(),
-            self.values_note(),
-            self.heldout_note(),
+            *self.ended(results),
         ]
         return "\n".join(line for line in lines if line)

@@ -14,7 +14,8 @@ from keras_mae.data.finetune import balanced_subset, finetune_dataset
 from keras_mae.models import ViTClassifier
 from keras_mae.models.weights import get_weights
 from keras_mae.settings.finetune import FinetuneSettings
-from keras_mae.tasks.classify import Classify, check_labels, make_encoder
+from keras_mae.tasks.classify import Classify, check_labels
+from keras_mae.tasks.encoders import make_encoder
 from keras_mae.tasks.finetune import finetune
 from keras_mae.training import loop
 
