@@ -11,7 +11,7 @@ from keras_mae.layers import boxes as box_math
 from keras_mae.layers.arguments import check_positive_int, check_rate
 from keras_mae.layers.feature_pyramid import FeaturePyramid
 from keras_mae.layers.transformer import layer_norm
-from keras_mae.models.on_encoder import OnEncoder
+from keras_mae.models.on_encoder import CheckedLabels
 from keras_mae.models.steps import num_replicas
 from keras_mae.types import AnyPath, Shape, Size, Tensor
 
@@ -115,7 +115,7 @@ class DetectionHead(keras.layers.Layer):
 
 
 @keras.saving.register_keras_serializable(package="keras_mae")
-class ViTDetector(OnEncoder):
+class ViTDetector(CheckedLabels):
     """A pre-trained encoder, a `FeaturePyramid` and RetinaNet's two heads.
 
     The encoder is copied: training the detector never changes the model it came from.
@@ -297,31 +297,15 @@ class ViTDetector(OnEncoder):
             ValueError: for objects that do not fit, before any step where they are in arrays; for
                 a class that is none in a `tf.data.Dataset`, an error of TensorFlow when it comes.
         """
-        validation = kwargs.get("validation_data")
-        if isinstance(validation, tuple | list) and len(validation) > 1:
-            self._checked(*validation[:2])
-        return super().fit(self._checked(x, y), y, *args, **kwargs)
+        return super().fit(x, y, *args, **kwargs)
 
-    def evaluate(self, x: Any = None, y: Any = None, *args: Any, **kwargs: Any) -> Any:
-        """Return the loss, see `keras.Model.evaluate`; objects are checked as in `fit`."""
-        return super().evaluate(self._checked(x, y), y, *args, **kwargs)
+    def _numbers(self, y):
+        return y["classes"]
 
-    def _checked(self, x, y):
-        """Return data whose objects are checked: now, of arrays; of a data set when they come."""
-        if y is not None:
-            self._check_objects(y)
-            classes = ops.convert_to_numpy(y["classes"])
-            wrong = (classes < -1) | (classes >= self.num_classes) | (classes % 1 != 0)
-            if wrong.any():
-                raise ValueError(f"{self._expected_classes()} {np.unique(classes[wrong])[:5]}")
-            boxes = ops.convert_to_numpy(y["boxes"])
-            if not np.isfinite(boxes).all():
-                raise ValueError("`y['boxes']` must hold finite numbers. Received: NaN or infinity")
-        elif hasattr(x, "element_spec") and hasattr(x, "map"):  # a tf.data.Dataset
-            return x.map(self._check_element)
-        return x
+    def _wrong(self, numbers):
+        return (numbers < -1) | (numbers >= self.num_classes)
 
-    def _check_objects(self, y):
+    def _check_form(self, y):
         shapes = (
             {name: tuple(y[name].shape) for name in ("boxes", "classes")}
             if isinstance(y, dict) and {"boxes", "classes"} <= set(y)
@@ -334,28 +318,15 @@ class ViTDetector(OnEncoder):
                 f"Received: {shapes or type(y).__name__}"
             )
 
-    def _expected_classes(self):
+    def _check_values(self, y):
+        if not np.isfinite(ops.convert_to_numpy(y["boxes"])).all():
+            raise ValueError("`y['boxes']` must hold finite numbers. Received: NaN or infinity")
+
+    def _expected(self):
         return (
             f"`y['classes']` must hold classes from 0 to {self.num_classes - 1}, `num_classes` - "
             "1, or -1 for padding. Received:"
         )
-
-    def _check_element(self, *element):
-        import tensorflow as tf
-
-        if len(element) < 2:
-            return element
-        y = element[1]
-        self._check_objects(y)
-        numbers = tf.cast(y["classes"], tf.int32)
-        wrong = (numbers < -1) | (numbers >= self.num_classes)
-        check = tf.debugging.Assert(
-            tf.logical_not(tf.reduce_any(wrong)),
-            [self._expected_classes(), tf.boolean_mask(numbers, wrong)],
-        )
-        with tf.control_dependencies([check]):
-            y = {"boxes": y["boxes"], "classes": tf.identity(y["classes"])}
-        return (element[0], y, *element[2:])
 
     def compute_loss(
         self,

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import keras
+import numpy as np
 from keras import ops
 
 from keras_mae.layers.arguments import check_positive_int, pair
@@ -105,3 +106,54 @@ class OnEncoder(TrainedInParts):
         if self.trainable_blocks == 0:
             return None
         return self.encoder.draw(ops.shape(x)[0], share)
+
+
+class CheckedLabels(OnEncoder):
+    """A model whose labels are checked: of arrays before any step, of a data set as they come.
+
+    A subclass has `_check_form(y)`, which raises for another form of labels, `_wrong(numbers)`,
+    which tells which of them are no class, `_numbers(y)`, the ints in labels, and `_expected()`,
+    the error's text.
+    """
+
+    def fit(self, x: Any = None, y: Any = None, *args: Any, **kwargs: Any) -> Any:
+        validation = kwargs.get("validation_data")
+        if isinstance(validation, tuple | list) and len(validation) > 1:
+            self._checked(*validation[:2])
+        return super().fit(self._checked(x, y), y, *args, **kwargs)
+
+    def evaluate(self, x: Any = None, y: Any = None, *args: Any, **kwargs: Any) -> Any:
+        """Return loss and metrics, see `keras.Model.evaluate`; labels are checked as in `fit`."""
+        return super().evaluate(self._checked(x, y), y, *args, **kwargs)
+
+    def _checked(self, x, y):
+        """Return data whose labels are checked."""
+        if y is not None:
+            self._check_form(y)
+            numbers = ops.convert_to_numpy(self._numbers(y))
+            wrong = self._wrong(numbers) | (numbers % 1 != 0)
+            if wrong.any():
+                raise ValueError(f"{self._expected()} {np.unique(numbers[wrong])[:5]}")
+            self._check_values(y)
+        elif hasattr(x, "element_spec") and hasattr(x, "map"):  # a tf.data.Dataset
+            return x.map(self._check_element)
+        return x
+
+    def _check_values(self, y):
+        """Raise a ValueError for what else in arrays does not fit."""
+
+    def _check_element(self, *element):
+        import tensorflow as tf
+
+        if len(element) < 2 or element[1] is None:
+            return element
+        self._check_form(element[1])
+        numbers = tf.cast(self._numbers(element[1]), tf.int32)
+        wrong = self._wrong(numbers)
+        check = tf.debugging.Assert(
+            tf.logical_not(tf.reduce_any(wrong)),
+            [self._expected(), tf.boolean_mask(numbers, wrong)],
+        )
+        with tf.control_dependencies([check]):
+            labels = keras.tree.map_structure(tf.identity, element[1])
+        return (element[0], labels, *element[2:])

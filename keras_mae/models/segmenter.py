@@ -10,7 +10,7 @@ from keras import ops
 from keras_mae.layers.arguments import check_positive_int, grid_size
 from keras_mae.layers.feature_pyramid import FeaturePyramid, patch_map
 from keras_mae.layers.transformer import layer_norm
-from keras_mae.models.on_encoder import OnEncoder
+from keras_mae.models.on_encoder import CheckedLabels
 from keras_mae.models.steps import num_replicas
 from keras_mae.types import AnyPath, Shape, Size, Tensor
 
@@ -47,7 +47,7 @@ def check_class_weight(class_weight: Any, num_classes: int) -> list[float] | Non
 
 
 @keras.saving.register_keras_serializable(package="keras_mae")
-class ViTSegmenter(OnEncoder):
+class ViTSegmenter(CheckedLabels):
     """A pre-trained encoder and a head that gives each pixel the logits of the classes.
 
     The encoder is copied: training the segmenter never changes the model it came from.
@@ -260,10 +260,6 @@ class ViTSegmenter(OnEncoder):
                 of a `tf.data.Dataset`, an error of TensorFlow when the batch comes.
         """
         weights = check_class_weight(class_weight, self.num_classes)
-        x = self._checked(x, y)
-        validation = kwargs.get("validation_data")
-        if isinstance(validation, tuple | list) and len(validation) > 1:
-            self._checked(*validation[:2])
         if weights == self._class_weight:
             return super().fit(x, y, *args, **kwargs)
         # The weights are constants of the compiled step.
@@ -272,10 +268,6 @@ class ViTSegmenter(OnEncoder):
             return super().fit(x, y, *args, **kwargs)
         finally:
             self._class_weight, self.train_function = None, None
-
-    def evaluate(self, x: Any = None, y: Any = None, *args: Any, **kwargs: Any) -> Any:
-        """Return loss and metrics, see `keras.Model.evaluate`; labels are checked as in `fit`."""
-        return super().evaluate(self._checked(x, y), y, *args, **kwargs)
 
     def train_on_batch(
         self, x: Any, y: Any = None, sample_weight: Any = None, class_weight: Any = None, **kwargs
@@ -292,20 +284,16 @@ class ViTSegmenter(OnEncoder):
             )
         return super().train_on_batch(self._checked(x, y), y, sample_weight, **kwargs)
 
-    def _checked(self, x, y):
-        """Return data whose labels are checked: now, of arrays; of a data set when they come."""
-        if y is not None:
-            labels = ops.convert_to_numpy(y)
-            self._check_maps(labels.shape, labels.dtype.name)
-            wrong = (labels != IGNORED_LABEL) & ((labels < 0) | (labels >= self.num_classes))
-            if wrong.any():
-                raise ValueError(f"{self._expected_labels()} {np.unique(labels[wrong])[:5]}")
-        elif hasattr(x, "element_spec") and hasattr(x, "map"):  # a tf.data.Dataset
-            return x.map(self._check_element)
-        return x
+    def _numbers(self, y):
+        return y
 
-    def _check_maps(self, shape, dtype):
+    def _wrong(self, numbers):
+        return (numbers != IGNORED_LABEL) & ((numbers < 0) | (numbers >= self.num_classes))
+
+    def _check_form(self, y):
         """Raise a ValueError unless a batch of labels is of ints and of the images' size."""
+        y = y if hasattr(y, "dtype") else np.asarray(y)
+        shape, dtype = y.shape, keras.backend.standardize_dtype(y.dtype)
         size = tuple(shape[1:3] if tuple(shape[3:]) == (1,) else shape[1:])
         fits = len(size) == 2 and all(
             side in (None, wanted)
@@ -317,27 +305,11 @@ class ViTSegmenter(OnEncoder):
                 f"the batch. Received: {dtype} of shape {tuple(shape)}"
             )
 
-    def _expected_labels(self):
+    def _expected(self):
         return (
             f"`y` must hold labels from 0 to {self.num_classes - 1}, `num_classes` - 1, or "
             f"{IGNORED_LABEL} for pixels that are ignored. Received:"
         )
-
-    def _check_element(self, *element):
-        import tensorflow as tf
-
-        labels = element[1] if len(element) > 1 else None
-        if labels is None:
-            return element
-        self._check_maps(labels.shape, labels.dtype.name)
-        numbers = tf.cast(labels, tf.int32)
-        wrong = (numbers != IGNORED_LABEL) & ((numbers < 0) | (numbers >= self.num_classes))
-        check = tf.debugging.Assert(
-            tf.logical_not(tf.reduce_any(wrong)),
-            [self._expected_labels(), tf.boolean_mask(numbers, wrong)],
-        )
-        with tf.control_dependencies([check]):
-            return (element[0], tf.identity(labels), *element[2:])
 
     def compute_loss(
         self,
