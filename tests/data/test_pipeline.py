@@ -25,7 +25,7 @@ class Numbered(ArraySource):
         return str(record)
 
     def record_labels(self):
-        return np.arange(len(self.indices))
+        return np.arange(self.num_records)
 
     def image_reader(self):
         return lambda record: tf.fill((6, 6, 1), tf.cast(record + 1, tf.uint8))
@@ -239,3 +239,13 @@ def test_labels_of_a_source_without():
 def assert_equal(first, second):
     for a, b in zip(first, second, strict=True):
         assert np.array_equal(a, b)
+
+
+def test_labels_of_a_split_alone_are_refused():
+    class Forgetful(Numbered):
+        def record_labels(self):
+            return np.arange(len(self.indices))
+
+    train = Forgetful(10).subset(range(8))
+    with pytest.raises(ValueError, match="each of its 10 records, not of a split only. Received: 8"):
+        train.labels()

@@ -40,6 +40,7 @@ class Source:
 
     Attributes:
         name: string, the kind of source, for messages; empty: the class's name.
+        num_records: int, records of the whole source; its splits have the same.
         num_examples: int, images an epoch.
         num_classes: int, or None where there are no labels.
         class_names: list of strings in label order, or None.
@@ -89,6 +90,7 @@ class Source:
         self.seed = seed
         self.notes: list[str] = []
         self.name = self.name or type(self).__name__
+        self.num_records = num_records
         self.indices: np.ndarray = np.arange(num_records, dtype=np.int64)
 
     @property
@@ -150,7 +152,7 @@ class Source:
         return self.key(record)
 
     def record_labels(self) -> np.ndarray | None:
-        """Labels of all records: int64 `(n,)`, -1 for none; or None.
+        """Labels of all `num_records` records, in a split too: int64 `(n,)`, -1 for none; or None.
 
         Of a source with several labels an image uint8 `(n, num_classes)` of 0 and 1, and all 255
         for an image whose labels are not known.
@@ -174,7 +176,13 @@ class Source:
         labels = self.record_labels()
         if labels is None:
             return None
-        labels = np.asarray(labels, np.int64)[self.indices]
+        labels = np.asarray(labels, np.int64)
+        if len(labels) != self.num_records:
+            raise ValueError(
+                f"`record_labels` of {self.name!r} must give a label for each of its "
+                f"{self.num_records} records, not of a split only. Received: {len(labels)}"
+            )
+        labels = labels[self.indices]
         return np.where(labels == UNKNOWN, NO_LABEL, labels) if self.multi_label else labels
 
     def labelled(self) -> Self:

@@ -62,8 +62,9 @@ class TFDS(DenseSource):
         self._num_bytes = 0
         self._labels: Any = None
         names = self._find_targets(tfds, features)
-        self._num_records, self._read_record, self._read_fields = self._open(tfds, builder, images)
-        super().__init__(self._num_records, names, seed=seed)
+        opened = self._open(tfds, builder, images)
+        num_records, self._read_record, self._read_fields = opened
+        super().__init__(num_records, names, seed=seed)
         self._most: int | None = None
         self._describe(features)
 
@@ -155,7 +156,7 @@ class TFDS(DenseSource):
         if self.num_classes is None or self.task != "classify" or self._num_bytes > CHEAP_BYTES:
             return None
         if self._labels is None:
-            self._labels = [self.read(record)[1] for record in range(self._num_records)]
+            self._labels = [self.read(record)[1] for record in range(self.num_records)]
         return self._labels
 
     def read(self, record: int) -> tuple[Any, int | None]:
@@ -183,7 +184,7 @@ class TFDS(DenseSource):
     def _largest(self, measure):
         """The largest number, 1 at least, that a function gives of a target."""
         largest = 1
-        for record in range(self._num_records):
+        for record in range(self.num_records):
             with contextlib.suppress(Exception):  # a broken one is named when it is read
                 largest = max(largest, measure(self.target(record)))
         return largest
