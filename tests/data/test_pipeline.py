@@ -247,5 +247,5 @@ def test_labels_of_a_split_alone_are_refused():
             return np.arange(len(self.indices))
 
     train = Forgetful(10).subset(range(8))
-    with pytest.raises(ValueError, match="each of its 10 records, not of a split only. Received: 8"):
+    with pytest.raises(ValueError, match="each of its 10 records, .*Received: 8"):
         train.labels()
