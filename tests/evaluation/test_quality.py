@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from keras_mae.evaluation.quality import ridge_accuracy, rankme, variance_share
+from keras_mae.evaluation.quality import rankme, ridge_accuracy, variance_share
 
 
 def matrix(singular_values, rows=40, columns=6):
