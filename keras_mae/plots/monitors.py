@@ -35,7 +35,7 @@ def monitor_figure(curves: Mapping[int, Mapping[str, float]], path: AnyPath) -> 
         for name in panel:
             axis.plot(*zip(*series[name], strict=True), marker=".", linewidth=1.2, label=name)
         if panel is shares:
-            axis.set_ylim(0, 1)
+            axis.set_ylim(0, 1.02)
         axis.set_xlabel("step")
         axis.legend(fontsize="small")
         axis.grid(alpha=0.3)

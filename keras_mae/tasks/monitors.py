@@ -185,10 +185,6 @@ class PretrainMonitors(Monitors):
             heldout.num_classes if labelled else None,
         )
         self.predict = Predict(self.model.encoder, self.batch_size)
-        self._rebuild = compiled_function(
-            lambda images: self.model.reconstruct(images, seed=MASK_SEED),
-            variables=self.model.variables,
-        )
         self._shown: np.ndarray | None = None
 
     @contextlib.contextmanager
@@ -204,7 +200,8 @@ class PretrainMonitors(Monitors):
             images = next(iter(self.sample.heldout))[0]
             spread = np.linspace(0, len(images) - 1, min(8, len(images))).astype(int)
             self._shown = images[spread]
-        result = self._rebuild(keras.ops.convert_to_tensor(self._shown))
+        # Not compiled: for so few images, that takes as long as all of a run's calls.
+        result = self.model.reconstruct(self._shown, seed=MASK_SEED)
         rows = reconstruction_rows(self.model, self._shown, result, self.bands)
         path = self.directory / "figures" / "monitor" / f"step_{step:08d}.png"
         reconstruction_sheet(rows, path, f"step {step:,}")

@@ -1,7 +1,7 @@
 """Boards: where a run's curves and figures can be followed while it trains.
 
-A board gets every line of `metrics.jsonl`, and figures. No step is there twice, and none is missing,
-however often the run is cut: a run that goes on shows its boards again what the directory holds.
+A board gets every line of `metrics.jsonl`, and figures. However often a run is cut, no step is
+there twice, and none is missing: a run that goes on shows its boards again what its directory has.
 """
 
 import importlib
