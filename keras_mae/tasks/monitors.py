@@ -182,7 +182,7 @@ class PretrainMonitors(Monitors):
         self.sample = Sample(
             Batches(heldout, labelled, self.batch_size, pixels),
             Batches(train, True, self.batch_size, pixels) if train is not None else None,
-            heldout.num_classes if labelled else None,
+            train.num_classes if train is not None else None,
         )
         self.predict = Predict(self.model.encoder, self.batch_size)
         self._shown: np.ndarray | None = None

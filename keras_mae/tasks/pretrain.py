@@ -113,7 +113,7 @@ class Pretrain(ImageTask):
         "encoder.keras": "the encoder alone: fine-tune it, probe it",
         "encoder/1": "the encoder as a SavedModel, with its card",
         "results.json": "held-out losses, and the table where there is one",
-        "metrics.jsonl": "the curve: loss, learning rate, images a second",
+        "metrics.jsonl": "the curves: loss, learning rate, images a second, monitors",
         "figures/reconstructions.png": "held-out images, masked and rebuilt",
         "figures/loss.png": "the losses over steps",
         "figures/monitor.png": "what the encoder has learned, over steps",
@@ -175,13 +175,14 @@ class Pretrain(ImageTask):
         self.model, self.adapted = self._autoencoder()
         self.check_memory(self.model.encoder, 1 - max(settings.mask_ratio))
         check_bands(settings.figure_bands, self.model.encoder.channels, "figure_bands")
+        known, heldout = self._sample()
         self.plan = plan(
             settings,
             self.model,
             self.ends,
             self.num_examples,
-            self.train.labelled().num_examples if self._has_classes() else 0,
-            self.heldout.num_examples,
+            0 if known is None else known.num_examples,
+            heldout.num_examples,
             asked=bool(self.own_monitors),
         )
         ema = {"use_ema": True, "ema_momentum": settings.ema} if settings.ema else {}
@@ -285,6 +286,17 @@ class Pretrain(ImageTask):
                 self.table = FeatureTable(settings, known, queries, self.model.encoder, self.skips)
         return {"mean_predictor": self.baseline}
 
+    def _sample(self):
+        """Return (training images, held-out images) that monitors choose from.
+
+        The classes of both are known, or the first is None.
+        """
+        if self._has_classes():
+            known, heldout = self.train.labelled(), self.heldout.labelled()
+            if min(known.num_examples, heldout.num_examples):
+                return known, heldout
+        return None, self.heldout
+
     def _has_classes(self):
         return (self.train.num_classes or 0) > 1 and not self.train.multi_label
 
@@ -301,10 +313,8 @@ class Pretrain(ImageTask):
     def monitors(self) -> PretrainMonitors | None:
         if not self.plan.steps:
             return None
-        train, heldout = None, self.heldout
-        if self.plan.num_train:
-            train = _at_most(self.train.labelled(), self.plan.num_train)
-            heldout = heldout.labelled()
+        known, heldout = self._sample()
+        train = None if known is None else _at_most(known, self.plan.num_train)
         heldout = _at_most(heldout, self.plan.num_heldout)
         return PretrainMonitors(self, self.plan.steps, train, heldout, self.own_monitors)
 

@@ -40,7 +40,8 @@ class WandbLog(Board):
             dir=str(directory),
             project=os.environ.get("WANDB_PROJECT", PROJECT),
             name=os.environ.get("WANDB_NAME", directory.resolve().name),
-            config={**config.get("settings", {}), **facts},
+            # As config.json has it: of JSON's types only.
+            config=json.loads(json.dumps({**config.get("settings", {}), **facts}, default=str)),
             allow_val_change=True,
         )
         self._first = self._run.step  # what wandb has not

@@ -1,6 +1,8 @@
 """Monitors in whole runs: they change no weight, and survive a cut; what they see."""
 
 import json
+import re
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -161,15 +163,14 @@ def test_images_without_labels_have_rank_and_variance(no_figures, tmp_path):
 def test_monitors_are_found_by_name_and_one_that_fails_ends_nothing(
     no_figures, tmp_path, monkeypatch, capsys
 ):
-    (tmp_path / "my_monitors.py").write_text(
-        "def images(predict, sample):\n"
-        "    return {'heldout': sum(len(batch) for batch, _ in sample.heldout)}\n"
-        "def broken(predict, sample):\n"
-        "    raise RuntimeError('of mine')\n"
-    )
+    page = (Path(__file__).parents[2] / "docs" / "seeing.md").read_text()
+    (example,) = re.findall(r"```python\n(# my_monitors.py\n.*?)```", page, re.DOTALL)
+    broken = "\n\ndef broken(predict, sample):\n    raise RuntimeError('of mine')\n"
+    (tmp_path / "my_monitors.py").write_text(example + broken)
     monkeypatch.chdir(tmp_path)
-    run(tmp_path / "run", monitor=("my_monitors:images", "my_monitors:broken"))
-    assert [line["monitor_images_heldout"] for line in measured(tmp_path / "run")] == [60] * 4
+    run(tmp_path / "run", monitor=("my_monitors:classes_apart", "my_monitors:broken"))
+    ratios = [line["monitor_classes_apart_ratio"] for line in measured(tmp_path / "run")]
+    assert len(ratios) == 4 and min(ratios) > 0
     assert capsys.readouterr().out.count("`broken` failed") == 1
     with pytest.raises(ValueError, match="`monitor`"):
         run(tmp_path / "other", monitor=("my_monitors:absent",))
