@@ -24,9 +24,11 @@ from keras_mae.training.monitors import PREFIX, Monitors, monitor_steps
 POOLING = "mean"  # of the features that all numbers are of
 OUTPUTS = ("features", "tokens")
 TIMES = 10
-# Share of the training's operations that features may take; drawing and classifying take the rest
-# of the 5 per cent that a run has for its monitors.
-SHARE = 0.025
+# Less than a twentieth of a run's time. Features may take this share of the training's operations,
+SHARE = 0.02
+# and what does not grow with the sample, to compile, classify and draw, this share of its steps. It
+# takes about so many of them, by the mini model on two CPU cores; of larger models, fewer.
+FIXED_SHARE, STEPS_ONCE, STEPS_EACH = 0.025, 35, 5
 LEAST_IMAGES, MOST_TRAIN, MOST_HELDOUT = 256, 8000, 2000
 KEPT_BYTES = 2**28  # a sample up to this size is decoded once
 MASK_SEED = 0
@@ -71,7 +73,7 @@ def plan(
     """Return the `Plan` of a run.
 
     The sample is as large as `SHARE` of the first leg's operations pay for at `TIMES` steps and
-    before the first one; small runs measure less often. It does not depend on `monitor_every`.
+    before the first one; short runs measure less often. It does not depend on `monitor_every`.
 
     Args:
         settings: a complete `PretrainSettings`.
@@ -91,9 +93,10 @@ def plan(
     train = min(images * 3 // 5, MOST_TRAIN, num_labelled, settings.probe_images)
     heldout = min(images - images * 3 // 5 if train else images, MOST_HELDOUT, num_heldout)
     heldout = min(heldout, settings.probe_images)
-    affordable = int((end - start) * encoded / max(1, train + heldout))
     if settings.monitor_every is None:
-        times = min(TIMES, affordable - (start == 0))
+        of_sample = (end - start) * encoded // max(1, train + heldout)
+        of_steps = ((end - start) * FIXED_SHARE - STEPS_ONCE) // STEPS_EACH
+        times = min(TIMES, int(min(of_sample, of_steps)) - (start == 0))
         if times < 1 and not asked:
             return Plan([], 0, 0)
         steps = monitor_steps(start, end, max(1, times))

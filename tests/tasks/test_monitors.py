@@ -26,9 +26,9 @@ def planned(mae, steps, ends=None, asked=False, labelled=IMAGES, heldout=1000, *
 def test_a_run_is_measured_ten_times_and_before_it_begins(mae):
     found = planned(mae, 3750)
     assert found.steps == [375 * k for k in range(11)]
-    # A fortieth of the operations of 240,000 images, an eleventh each time; an image that is
+    # A fiftieth of the operations of 240,000 images, an eleventh each time; an image that is
     # encoded whole takes 1 / 1.44 of one that is trained on.
-    assert found.num_train + found.num_heldout == pytest.approx(240_000 / 40 * 1.44 / 11, rel=0.01)
+    assert found.num_train + found.num_heldout == pytest.approx(240_000 / 50 * 1.44 / 11, rel=0.01)
     assert found.num_train == pytest.approx(1.5 * found.num_heldout, rel=0.01)
 
 
@@ -43,8 +43,9 @@ def test_the_sample_does_not_depend_on_how_often_it_is_measured(mae):
 
 
 def test_short_runs_are_measured_less_often_or_not_at_all(mae):
-    assert planned(mae, 600).steps == [0, 150, 300, 450, 600]
-    assert planned(mae, 30).steps == []
+    # A fortieth of 2,000 steps are 50: 35 for the first time and 5 each for three.
+    assert planned(mae, 2000).steps == [0, 1000, 2000]
+    assert planned(mae, 1000).steps == []
     assert planned(mae, 30, asked=True).steps == [0, 30]
     assert planned(mae, 30, monitor_every=0.16).steps == [0, 10, 20, 30]
     assert planned(mae, 3750, monitor_every=0, asked=True).steps == []
