@@ -6,8 +6,10 @@ A name is that of a file in the kind's folder, or `MODULE:CLASS`, a user's own.
 import importlib
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 _ROOT = Path(__file__).parent
 
@@ -48,20 +50,42 @@ def find(package: str, name: str, base: type, argument: str) -> type:
         raise ValueError(
             f"`{argument}` must be one of {known}, or MODULE:CLASS for your own. Received: {name!r}"
         )
-    own, _, attribute = name.partition(":")
-    try:
-        found = getattr(_import(own), attribute)
-    except (ImportError, AttributeError) as error:
-        raise ValueError(
-            f"`{argument}` must be one of {known}, or MODULE:CLASS for your own, which can be "
-            f"imported. Received: {name!r} ({error})"
-        ) from error
+    found = _own(name, f"`{argument}` must be one of {known}, or MODULE:CLASS for your own")
     if not isinstance(found, type) or not issubclass(found, base):
         raise ValueError(
             f"`{argument}` must name a subclass of {base.__module__}.{base.__name__}. "
             f"Received: {name!r}, which is {found!r}"
         )
     return found
+
+
+def find_function(name: str, argument: str) -> Callable[..., Any]:
+    """Return a user's function.
+
+    Args:
+        name: str, `MODULE:FUNCTION`. A module in the working directory is found.
+        argument: str, what the name is the value of, for errors.
+    Raises:
+        ValueError: if there is none.
+    """
+    wanted = f"`{argument}` must be MODULE:FUNCTION"
+    if not is_own(name):
+        raise ValueError(f"{wanted}. Received: {name!r}")
+    found = _own(name, wanted)
+    if not callable(found):
+        raise ValueError(f"{wanted}. Received: {name!r}, which is {found!r}")
+    return found
+
+
+def _own(name: str, wanted: str) -> Any:
+    """Return what a user's name stands for, or raise a ValueError that begins with `wanted`."""
+    own, _, attribute = name.partition(":")
+    try:
+        return getattr(_import(own), attribute)
+    except (ImportError, AttributeError) as error:
+        raise ValueError(
+            f"{wanted}, which can be imported. Received: {name!r} ({error})"
+        ) from error
 
 
 def _is_made_in(value: object, module: ModuleType, base: type) -> bool:

@@ -134,7 +134,8 @@ class JobMaker:
         config = self._config(trial, str(changes))
 
         def work(directory):
-            return pretrain(dataclasses.replace(trial, output_dir=str(directory), probe=False))
+            measured = {"probe": False, "monitor_every": 0.0}  # the report measures
+            return pretrain(dataclasses.replace(trial, output_dir=str(directory), **measured))
 
         changed = "".join(f", {name}={value_text(value)}" for name, value in changes.items())
         known = {**trial.fixed(), **self.data}

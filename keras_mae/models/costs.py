@@ -13,6 +13,7 @@ class StepCosts:
         parameters, trainable: ints. The difference is the two tables of positions.
         flops: float. Of a training step, for an image: two for each multiplication and addition
             of a matrix product in the forward pass, and twice as many for the gradients.
+        encoding: float. Operations of the encoder for an image without a mask, forward only.
         activations: float. Values kept for the gradient, for an image.
         inputs: float. Values kept by `recompute`: the inputs of all blocks, and one whole block.
     Example:
@@ -50,6 +51,7 @@ class StepCosts:
             + every * decoder_width * values
         )
         self.flops = 3 * 2 * products
+        self.encoding = 2 * (every * values * width + layers * _block_products(every, width))
         heads, decoder_heads = config["num_heads"], config["decoder_num_heads"]
         block = _block_activations(visible, width, heads)
         decoder_block = _block_activations(every, decoder_width, decoder_heads)

@@ -41,11 +41,47 @@ def reconstruction_figure(
     Raises:
         ValueError: if `bands` are not one or three channels of the model.
     """
-    bands = check_bands(bands, model.encoder.channels)
     result = model.reconstruct(images, seed=seed, statistics=statistics)
     rebuilt = "rebuilt"
     if model.norm_pix_loss and statistics == "oracle":
         rebuilt = "rebuilt (oracle:\ntrue mean and\ndeviation of\nhidden patches)"
+    shown = reconstruction_rows(model, images, result, bands, rebuilt)
+    columns = min(len(images), IMAGES_IN_A_ROW)
+    blocks = -(-len(images) // columns)
+    figure = new_figure(1.3 * columns + 1, 1.3 * len(shown) * blocks)
+    axes = figure.subplots(len(shown) * blocks, columns, squeeze=False)
+    for axis in axes.flat:
+        axis.set_axis_off()
+    for kind, (label, batch) in enumerate(shown.items()):
+        for i, image in enumerate(batch):
+            row, column = i // columns * len(shown) + kind, i % columns
+            axis = axes[row, column]
+            grey = image.shape[-1] == 1
+            axis.imshow(
+                image[..., 0] if grey else image, cmap="gray" if grey else None, vmin=0, vmax=1
+            )
+            if column == 0:
+                axis.text(-0.1, 0.5, label, ha="right", va="center", transform=axis.transAxes)
+    save_figure(figure, path)
+
+
+def reconstruction_rows(
+    model: keras.Model,
+    images: Tensor,
+    result: Mapping[str, Tensor],
+    bands: Sequence[int] | None = None,
+    rebuilt: str = "rebuilt",
+) -> dict[str, np.ndarray]:
+    """Return the pixels of a figure's rows: originals, masked images, reconstructions.
+
+    Args:
+        model, images, bands: see `reconstruction_figure`.
+        result: what `MaskedAutoencoder.reconstruct` returned for `images`.
+        rebuilt: str, the last row's name.
+    Returns:
+        dict of a row's name to float `(B, H, W, 1 or 3)` in [0, 1].
+    """
+    bands = check_bands(bands, model.encoder.channels)
     hidden = _pixel_mask(model, result["mask"])
     kinds = {
         "original": images,
@@ -58,23 +94,7 @@ def reconstruction_figure(
         shown = {kind: stretched(batch, black, white) for kind, batch in shown.items()}
     # Grey stands out from any data set's mean colour.
     shown["masked"] = np.where(hidden, 0.5, shown["masked"])
-    columns = min(len(images), IMAGES_IN_A_ROW)
-    blocks = -(-len(images) // columns)
-    figure = new_figure(1.3 * columns + 1, 1.3 * len(shown) * blocks)
-    axes = figure.subplots(len(shown) * blocks, columns, squeeze=False)
-    for axis in axes.flat:
-        axis.set_axis_off()
-    for kind, (label, batch) in enumerate(shown.items()):
-        for i, image in enumerate(batch):
-            row, column = i // columns * len(shown) + kind, i % columns
-            axis = axes[row, column]
-            grey = len(bands) == 1
-            axis.imshow(
-                image[..., 0] if grey else image, cmap="gray" if grey else None, vmin=0, vmax=1
-            )
-            if column == 0:
-                axis.text(-0.1, 0.5, label, ha="right", va="center", transform=axis.transAxes)
-    save_figure(figure, path)
+    return {kind: np.clip(batch, 0, 1) for kind, batch in shown.items()}
 
 
 def loss_figure(

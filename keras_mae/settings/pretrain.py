@@ -1,10 +1,12 @@
 """The settings of a pre-training run, and what the defaults of each preset are."""
 
 import dataclasses
+import math
 from collections.abc import Iterator
 from typing import Self
 
 from keras_mae.presets import list_presets, preset_config
+from keras_mae.registry import is_own
 from keras_mae.settings.data import DATA
 from keras_mae.settings.fields import changed, setting
 from keras_mae.settings.run import (
@@ -157,6 +159,24 @@ class PretrainSettings(RunSettings):
         sweep=False,
     )
 
+    monitor_every: float | None = setting(
+        None,
+        "Epochs between two looks at what the encoder has learned, while it trains; 0: none.",
+        EVALUATION,
+        least=0,
+        fixes=False,
+        sweep=False,
+        shown="ten times in a run, none in a very short one",
+    )
+    monitor: tuple[str, ...] = setting(
+        (),
+        "MODULE:FUNCTION of monitors of your own, divided by commas.",
+        EVALUATION,
+        lengths=(0, math.inf),
+        fixes=False,
+        sweep=False,
+    )
+
     _prefix = "mae"
 
     def faults_together(self) -> Iterator[str]:
@@ -165,6 +185,12 @@ class PretrainSettings(RunSettings):
             yield (
                 "`extend_epochs` or `extend_steps` must be given, not both. Received: "
                 f"{self.extend_epochs} and {self.extend_steps}"
+            )
+        names = [name.partition(":")[2] for name in self.monitor]
+        if not all(map(is_own, self.monitor)) or len({*names}) < len(names):
+            yield (
+                "`monitor` must be MODULE:FUNCTION, divided by commas, with functions of different "
+                f"names. Received: {list(self.monitor)}"
             )
         if self.init_channels is not None and self.init is None:
             yield (

@@ -176,7 +176,18 @@ class RunSettings(DataSettings):
         2, "How many checkpoints are kept.", OUTPUT, least=1, fixes=False, sweep=False
     )
     tensorboard: bool = setting(
-        False, "Write curves to OUTPUT_DIR/tensorboard, too.", OUTPUT, fixes=False, sweep=False
+        False,
+        "Write curves and figures to OUTPUT_DIR/tensorboard, too.",
+        OUTPUT,
+        fixes=False,
+        sweep=False,
+    )
+    wandb: bool = setting(
+        False,
+        "Send curves and figures to Weights & Biases, too; offline with WANDB_MODE=offline.",
+        OUTPUT,
+        fixes=False,
+        sweep=False,
     )
     validation_epochs: int | None = setting(
         None,

@@ -1,7 +1,7 @@
 """Pre-training: a masked autoencoder from a source of images."""
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +16,14 @@ from keras_mae.interop.adapt import Inputs, Start
 from keras_mae.layers import MaskRatioSchedule
 from keras_mae.models import MaskedAutoencoder
 from keras_mae.plots.figures import check_bands, loss_figure, reconstruction_figure
+from keras_mae.registry import find_function
 from keras_mae.settings.pretrain import PretrainSettings
 from keras_mae.settings.tools import size_argument
 from keras_mae.tasks.images import EVAL_BATCH, ImageTask, device_line
+from keras_mae.tasks.monitors import Plan, PretrainMonitors, monitor_lines, plan
 from keras_mae.tasks.table import FeatureTable, format_table
 from keras_mae.training import make_adamw
+from keras_mae.training.callbacks import duration
 from keras_mae.training.legs import begin_leg, ends_of_legs
 from keras_mae.training.loop import run
 from keras_mae.training.schedules import legs_schedule
@@ -29,7 +32,9 @@ FIGURE_IMAGES = 8
 
 
 def pretrain(
-    settings: PretrainSettings, callbacks: Sequence[keras.callbacks.Callback] = ()
+    settings: PretrainSettings,
+    callbacks: Sequence[keras.callbacks.Callback] = (),
+    monitors: Mapping[str, Callable[..., Any]] | None = None,
 ) -> dict[str, Any]:
     """Train a masked autoencoder as `settings` say, and write its output directory.
 
@@ -41,6 +46,9 @@ def pretrain(
     Args:
         settings: a `PretrainSettings`.
         callbacks: Keras callbacks, see `keras_mae.training.loop.run`.
+        monitors: dict of name to function, called now and then while the run trains with
+            `predict` (see `keras_mae.tasks.monitors.Predict`) and `sample` (see `Sample` there). It
+            returns a number, or a dict of name to number.
     Returns:
         dict, as in `results.json`: held-out losses and, for a labelled data set with
         `settings.probe`, the accuracies of linear probe and nearest neighbours.
@@ -50,7 +58,7 @@ def pretrain(
     Example:
         results = keras_mae.pretrain(keras_mae.PretrainSettings(steps=200, batch_size=64))
     """
-    return run(Pretrain(settings), callbacks)
+    return run(Pretrain(settings, monitors), callbacks)
 
 
 def build_autoencoder(
@@ -97,6 +105,7 @@ class Pretrain(ImageTask):
     """The task of `pretrain`."""
 
     keeps_last_good = "mae.keras"
+    plan: Plan | None = None
     fact_defaults = {"init_digest": None}
     start: Start | None = None
     files = {
@@ -104,13 +113,24 @@ class Pretrain(ImageTask):
         "encoder.keras": "the encoder alone: fine-tune it, probe it",
         "encoder/1": "the encoder as a SavedModel, with its card",
         "results.json": "held-out losses, and the table where there is one",
-        "metrics.jsonl": "the curve: loss, learning rate, images a second",
+        "metrics.jsonl": "the curves: loss, learning rate, images a second, monitors",
         "figures/reconstructions.png": "held-out images, masked and rebuilt",
         "figures/loss.png": "the losses over steps",
+        "figures/monitor.png": "what the encoder has learned, over steps",
+        "figures/monitor.webp": "the same images rebuilt, from the first step to the last",
         "skipped.jsonl": "images that could not be read, with the reason",
     }
 
+    def __init__(
+        self,
+        settings: PretrainSettings,
+        monitors: Mapping[str, Callable[..., Any]] | None = None,
+    ) -> None:
+        super().__init__(settings)
+        self.own_monitors = dict(monitors or {})
+
     def load(self) -> None:
+        self._check_monitors()
         super().load()
         given, start = self.settings, None
         if given.init is not None:
@@ -136,6 +156,17 @@ class Pretrain(ImageTask):
         epochs = max(1, round(self.first_steps * self.settings.batch_size / self.num_examples))
         self.steps_per_epoch = -(-self.first_steps // epochs)
 
+    def _check_monitors(self):
+        for name in self.settings.monitor:
+            function = find_function(name, "monitor")
+            self.own_monitors.setdefault(name.partition(":")[2], function)
+        for name, function in self.own_monitors.items():
+            if not (isinstance(name, str) and name and callable(function)):
+                raise ValueError(
+                    "`monitors` must be a dict of name to function. "
+                    f"Received: {name!r}: {function!r}"
+                )
+
     def take_up(self, directory: Path) -> None:
         begin_leg(directory, self.ends)
 
@@ -144,6 +175,16 @@ class Pretrain(ImageTask):
         self.model, self.adapted = self._autoencoder()
         self.check_memory(self.model.encoder, 1 - max(settings.mask_ratio))
         check_bands(settings.figure_bands, self.model.encoder.channels, "figure_bands")
+        known, heldout = self._sample()
+        self.plan = plan(
+            settings,
+            self.model,
+            self.ends,
+            self.num_examples,
+            0 if known is None else known.num_examples,
+            heldout.num_examples,
+            asked=bool(self.own_monitors),
+        )
         ema = {"use_ema": True, "ema_momentum": settings.ema} if settings.ema else {}
         held = None
         if settings.freeze_encoder_steps:
@@ -208,6 +249,7 @@ class Pretrain(ImageTask):
             f"learning rate {settings.peak_learning_rate():.3g} after {warmup:,} steps of "
             f"warm-up; {device_line(self.workers, settings)}.",
             self.heldout_note(),
+            self.plan.line(settings),
             f"Output: {settings.directory}",
         ]
 
@@ -235,7 +277,7 @@ class Pretrain(ImageTask):
             return {}
         self._check_heldout()
         self.baseline = mean_predictor_loss(self.model, *self.probe_sets)
-        if settings.probe and (self.train.num_classes or 0) > 1 and not self.train.multi_label:
+        if settings.probe and self._has_classes():
             known, queries = (
                 _at_most(part.labelled(), settings.probe_images)
                 for part in (self.train, self.measured)
@@ -243,6 +285,20 @@ class Pretrain(ImageTask):
             if min(known.num_examples, queries.num_examples):
                 self.table = FeatureTable(settings, known, queries, self.model.encoder, self.skips)
         return {"mean_predictor": self.baseline}
+
+    def _sample(self):
+        """Return (training images, held-out images) that monitors choose from.
+
+        The classes of both are known, or the first is None.
+        """
+        if self._has_classes():
+            known, heldout = self.train.labelled(), self.heldout.labelled()
+            if min(known.num_examples, heldout.num_examples):
+                return known, heldout
+        return None, self.heldout
+
+    def _has_classes(self):
+        return (self.train.num_classes or 0) > 1 and not self.train.multi_label
 
     def _check_heldout(self):
         if next(iter(self.probe_sets[1]), None) is None:
@@ -253,6 +309,14 @@ class Pretrain(ImageTask):
 
     def validation(self) -> Any:
         return self._validation
+
+    def monitors(self) -> PretrainMonitors | None:
+        if not self.plan.steps:
+            return None
+        known, heldout = self._sample()
+        train = None if known is None else _at_most(known, self.plan.num_train)
+        heldout = _at_most(heldout, self.plan.num_heldout)
+        return PretrainMonitors(self, self.plan.steps, train, heldout, self.own_monitors)
 
     def batches(self, step: int, num_shards: int, shard_index: int) -> Any:
         settings = self.settings
@@ -332,9 +396,13 @@ class Pretrain(ImageTask):
         """
         if self.workers.replicas == 1:
             return self.model
-        copy = MaskedAutoencoder.from_config(self.model.get_config())
+        copy = self.empty_copy()
         copy.set_weights(self.model.get_weights())
         return copy
+
+    def empty_copy(self) -> MaskedAutoencoder:
+        """Return a new model like the run's, with weights of its own."""
+        return MaskedAutoencoder.from_config(self.model.get_config())
 
     def summary(self, results: dict[str, Any]) -> str:
         tested = f", on test images: {results['test_loss']:.4f}" if "test_loss" in results else ""
@@ -345,6 +413,8 @@ class Pretrain(ImageTask):
         ]
         if "stopped_early_at_step" in results:
             lines.append(f"It stopped early, at step {results['stopped_early_at_step']:,}.")
+        if "monitor" in results:
+            lines += monitor_lines(results["monitor"], results["total_steps"], duration)
         lines += [self.skipped_note(), self.values_note()]
         if self.settings.probe and self.train.multi_label:
             lines.append(

@@ -266,15 +266,21 @@ def encoder_predictor(
         tokens = keras.ops.cast(tokens, "float32")
         return pool_tokens(tokens, pooling, encoder.num_class_tokens)
 
-    return compiled_function(features, jit)
+    return compiled_function(features, jit, encoder.variables)
 
 
 def compiled_function(
-    function: Callable[[Tensor], Tensor], jit: bool = False
-) -> Callable[[Tensor], Tensor]:
+    function: Callable[[Tensor], Any], jit: bool = False, variables: Sequence[Any] = ()
+) -> Callable[[Tensor], Any]:
     """Return a graph of a function of images; on other backends than TensorFlow, itself compiled.
 
     Not `predict_on_batch`, which under a strategy gives each replica's output to the same images.
+
+    Args:
+        function: from a tensor of images to tensors.
+        jit: bool. Whether XLA compiles it, on TensorFlow.
+        variables: Keras variables that `function` reads. Each call sees the values of that moment,
+            so weights may be trained on between two calls.
     """
     backend = keras.backend.backend()
     if backend == "tensorflow":
@@ -284,7 +290,15 @@ def compiled_function(
     if backend == "jax":
         import jax
 
-        return jax.jit(function)
+        variables = list(variables)
+
+        # As arguments: what is compiled would keep their first values as constants.
+        @jax.jit
+        def compiled(values, images):
+            with keras.StatelessScope(state_mapping=zip(variables, values, strict=True)):
+                return function(images)
+
+        return lambda images: compiled([variable.value for variable in variables], images)
     return function
 
 

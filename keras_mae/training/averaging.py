@@ -1,5 +1,7 @@
 """Averaged weights (EMA) in a run that validates, is cut, and goes on."""
 
+from contextlib import contextmanager
+
 import keras
 import numpy as np
 
@@ -28,13 +30,32 @@ class ValidateAveraged(keras.callbacks.Callback):
         self._put_back()
 
     def _keep(self):
-        self._weights = [np.array(v) for v in self.model.trainable_variables]
+        self._weights = _values(self.model)
 
     def _put_back(self):
-        for variable, value in zip(self.model.trainable_variables, self._weights, strict=True):
-            variable.assign(value)
+        _assign(self.model, self._weights)
+
+
+@contextmanager
+def averaged(model):
+    """Have the averages in the place of a compiled model's weights inside; no bit changes after."""
+    weights = _values(model)
+    use_averages(model)
+    try:
+        yield
+    finally:
+        _assign(model, weights)
 
 
 def use_averages(model):
     """Put the averages that a compiled model's optimizer keeps in the place of its weights."""
     model.optimizer.finalize_variable_values(model.trainable_variables)
+
+
+def _values(model):
+    return [np.array(v) for v in model.trainable_variables]
+
+
+def _assign(model, values):
+    for variable, value in zip(model.trainable_variables, values, strict=True):
+        variable.assign(value)

@@ -63,6 +63,12 @@ class Progress:
         elif last or time.perf_counter() - self._shown_at >= LINE_SECONDS:
             self._show(step)
 
+    def monitored(self, step: int, values: Mapping[str, float]) -> None:
+        """Show a line of its own, of what monitors measured."""
+        shown = " - ".join(f"{name} {value:.3g}" for name, value in values.items())
+        start = "\r\x1b[K" if sys.stdout.isatty() else ""
+        print(f"{start}monitors at step {step:,} - {shown}", flush=True)
+
     def _show(self, step, end="\n"):
         self._shown_at = time.perf_counter()
         share = f"step {step:,} of {self.total_steps:,} ({step / self.total_steps:.0%})"
@@ -105,7 +111,7 @@ class MetricsLog(keras.callbacks.Callback):
         start_step: int. Steps done before this `fit`.
         interval: int. Steps between two lines.
         progress: a `Progress` that is told the same, or None.
-        board: a `keras_mae.training.tensorboard.TensorBoardLog` that gets the same, or None.
+        boards: a `keras_mae.training.boards.Boards` that get the same, or None.
     Raises:
         NonFiniteLossError: from `fit`, naming the step, when the loss of a step is not finite.
     """
@@ -118,7 +124,7 @@ class MetricsLog(keras.callbacks.Callback):
         start_step: int = 0,
         interval: int = 10,
         progress: Progress | None = None,
-        board: Any = None,
+        boards: Any = None,
     ) -> None:
         super().__init__()
         self.path = path
@@ -126,7 +132,7 @@ class MetricsLog(keras.callbacks.Callback):
         self.total_steps = total_steps
         self.interval = interval
         self.progress = progress
-        self.board = board
+        self.boards = boards
         self.step = start_step
         self._file: Any = None
 
@@ -178,7 +184,7 @@ class MetricsLog(keras.callbacks.Callback):
             return
         speed = (self.step - self._interval_step) * self.global_batch_size
         speed /= time.perf_counter() - self._interval_start
-        self._write(
+        self.write(
             step=self.step,
             loss=loss,
             learning_rate=self._learning_rate,
@@ -195,15 +201,20 @@ class MetricsLog(keras.callbacks.Callback):
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         validation = {k: float(v) for k, v in (logs or {}).items() if k.startswith("val_")}
         if validation:
-            self._write(step=self.step, epoch=epoch + 1, **validation)
+            self.write(step=self.step, epoch=epoch + 1, **validation)
         if self.progress is not None:
             self.progress.epoch_done(self.step, validation)
 
-    def _write(self, **values):
+    def write(self, **values: Any) -> None:
+        """Write a line, of "step" and what else there is, while `fit` runs."""
         if self._file is not None:
             self._file.write(json.dumps(values) + "\n")
-        if self.board is not None:
-            self.board.write(**values)
+        if self.boards is not None:
+            self.boards.write(**values)
+
+    def pause(self, seconds: float) -> None:
+        """Leave out so many seconds of the interval's, in which no step was done."""
+        self._interval_start += seconds
 
 
 def read_metrics(path: AnyPath) -> list[dict[str, Any]]:

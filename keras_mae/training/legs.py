@@ -14,7 +14,10 @@ from keras_mae.training.checkpoints import Checkpoints
 
 LEGS = "legs.json"
 # What stays where it is: the curve, the list of broken images, what a resume needs.
-_STAYS = ("metrics.jsonl", "checkpoints", "config.json", "tensorboard", LEGS)
+_STAYS = (
+    *("metrics.jsonl", "checkpoints", "config.json", LEGS),
+    *("tensorboard", "wandb", "wandb.json"),
+)
 
 
 def ends_of_legs(directory: str | Path, first: int, more: int, argument: str) -> list[int]:

@@ -20,18 +20,20 @@ from keras_mae.errors import CheckpointError, OutOfMemoryError, WorkerLostError
 from keras_mae.files import environment, write_json
 from keras_mae.settings.run import PRECISIONS, RunSettings
 from keras_mae.training.averaging import ValidateAveraged, use_averages
+from keras_mae.training.boards import check_boards, open_boards
 from keras_mae.training.callbacks import (
     EarlyEnd,
     MetricsLog,
     Progress,
     SaveLastGood,
+    read_metrics,
     trim_metrics,
     validation_losses,
 )
 from keras_mae.training.checkpoints import Checkpoints, SaveCheckpoints, run_variables
 from keras_mae.training.devices import make_strategy
 from keras_mae.training.directory import prepare_output_dir
-from keras_mae.training.tensorboard import TensorBoardLog, check_tensorboard
+from keras_mae.training.monitors import Monitors, RunMonitors
 from keras_mae.training.workers import Workers
 
 CANNOT_WRITE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG)
@@ -41,8 +43,8 @@ LOG_INTERVAL = 10  # steps
 class Task:
     """What a run is of. A subclass overrides what it needs; the loop calls, in this order:
 
-    `load`, `build`, `facts`, `first_lines`, then with the directory open `begin`, `batches` and
-    `validation` to train, `finish` and `summary`.
+    `load`, `build`, `facts`, `first_lines`, then with the directory open `begin`, `monitors`,
+    `batches` and `validation` to train, `finish` and `summary`.
 
     Args:
         settings: a `RunSettings`. `load` may replace it by one that is complete.
@@ -99,6 +101,10 @@ class Task:
     def begin(self) -> dict[str, float]:
         """Do what comes before the first step; return a dict of losses to compare with."""
         return {}
+
+    def monitors(self) -> Monitors | None:
+        """Return what is measured while the run trains, or None; the chief alone is asked."""
+        return None
 
     def batches(self, step: int, num_shards: int, shard_index: int) -> Any:
         """Return the endless data set of a worker's share of all batches after `step`."""
@@ -180,12 +186,13 @@ class _Run:
         self.callbacks = callbacks
         self.verbose = verbose
         self.workers = task.workers
+        self.config = None  # of config.json
+        self.monitored = {}  # what the results say of monitors
 
     def run(self):
         task, workers = self.task, self.workers
-        if task.settings.tensorboard:
-            check_tensorboard()
         if task.writes:
+            check_boards(task.settings)
             keras.utils.set_random_seed(task.settings.seed)
             keras.config.set_dtype_policy(PRECISIONS[task.settings.precision])
         with workers.agreed():
@@ -248,6 +255,7 @@ class _Run:
             "command": sys.argv,
             "environment": environment(),
         }
+        self.config = config
         directory, has_ended = Path(settings.directory), False
         defaults = {**type(settings).defaults(), **task.fact_defaults}
         with workers.agreed():
@@ -282,7 +290,7 @@ class _Run:
             use_averages(task.model)
         early = {"stopped_early_at_step": last_step} if last_step < task.total_steps else {}
         lengths = {"total_steps": task.total_steps, "training_seconds": seconds}
-        return {**lengths, **early, **task.finish()}
+        return {**lengths, **early, **self.monitored, **task.finish()}
 
     def _fit(self, baselines):
         """Train from the last good checkpoint to the end, and return the last step."""
@@ -308,10 +316,14 @@ class _Run:
                 trim_metrics(metrics, step)
         earlier = validation_losses(metrics)
         with contextlib.ExitStack() as stack:
-            board = None
-            if workers.is_chief and settings.tensorboard:
-                board = TensorBoardLog(task.directory / "tensorboard", metrics)
-                stack.callback(board.close)
+            monitors = task.monitors() if workers.is_chief else None
+            boards = None
+            if workers.is_chief:
+                if monitors is not None:
+                    monitors.trim(step)
+                boards = open_boards(settings, task.directory, self.config)
+                stack.push(lambda kind, *_: boards.close(failed=kind is not None))
+                boards.show_again(read_metrics(metrics), monitors.images() if monitors else [])
             save = SaveCheckpoints(
                 checkpoints,
                 task.total_steps,
@@ -327,7 +339,7 @@ class _Run:
                 start_step=step,
                 interval=LOG_INTERVAL,
                 progress=Progress(task.total_steps, baselines) if self.verbose else None,
-                board=board,
+                boards=boards,
             )
             callbacks = [log, *self.callbacks]
             if task.keeps_last_good and workers.is_chief:
@@ -336,13 +348,19 @@ class _Run:
                 callbacks.append(EarlyEnd(settings.early_stopping, earlier))
             if settings.ema:
                 callbacks.append(ValidateAveraged())
+            if monitors is not None:
+                measure = RunMonitors(monitors, log, bool(settings.ema), read_metrics(metrics))
+                callbacks.append(measure)
             callbacks.append(save)
             if step:
                 self._say(f"Going on after step {step:,}.")
             if step < task.total_steps and settings.jit:
                 self._say("Compiling the first step, which takes some seconds ...")
             stack.enter_context(save.signals())
-            return self._epochs(step, callbacks, save)
+            last_step = self._epochs(step, callbacks, save)
+            if monitors is not None:
+                self.monitored = {"monitor": measure.end(last_step)}
+            return last_step
 
     def _epochs(self, step, callbacks, counter):
         """Call `fit` until the last step; `counter` is the callback that knows the step."""

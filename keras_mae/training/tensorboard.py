@@ -1,50 +1,34 @@
-"""Curves for TensorBoard."""
+"""Curves and figures for TensorBoard."""
 
-import importlib.util
-import json
-from pathlib import Path
+from keras_mae.training.boards import Board
 
 
-def check_tensorboard():
-    """Raise an ImportError that names the extra, if tensorboard is not installed."""
-    if importlib.util.find_spec("tensorboard") is None:
-        raise ImportError(
-            "TensorBoard logs need the package tensorboard, which is not installed. "
-            'Install it with: pip install -e ".[tensorboard]"'
-        )
+class TensorBoardLog(Board):
+    """Writes scalars and images to `tensorboard` in the output directory.
 
-
-class TensorBoardLog:
-    """Writes scalars to a directory for TensorBoard, each step once however often a run is cut.
-
-    What is in the directory from before is replaced by what `metrics.jsonl` holds: that file is
-    trimmed to the last checkpoint when a run goes on, which event files cannot be.
-
-    Args:
-        directory: where the event files go.
-        metrics_path: the `metrics.jsonl` of the run; it need not exist.
-    Raises:
-        ImportError: if tensorboard is not installed; it names the extra.
+    What is there from before is removed: the run shows again what `metrics.jsonl` holds, which is
+    trimmed to the last checkpoint when a run goes on, as event files cannot be.
     """
 
-    def __init__(self, directory, metrics_path):
-        check_tensorboard()
+    def __init__(self, directory, config=None):
         import tensorflow as tf
 
-        self._summary = tf.summary
-        for old in Path(directory).glob("events.out.tfevents.*"):
+        self._tf = tf
+        directory = directory / "tensorboard"
+        for old in directory.glob("events.out.tfevents.*"):
             old.unlink()
         self._writer = tf.summary.create_file_writer(str(directory))
-        if Path(metrics_path).exists():
-            for line in Path(metrics_path).read_text().splitlines():
-                self.write(**json.loads(line))
 
     def write(self, step, **values):
-        """Write a line of `metrics.jsonl`: a scalar for each value but the epoch."""
         with self._writer.as_default(step=step):
             for name, value in values.items():
                 if name != "epoch":
-                    self._summary.scalar(name, value)
+                    self._tf.summary.scalar(name, value)
 
-    def close(self):
+    def image(self, step, name, path):
+        pixels = self._tf.io.decode_png(path.read_bytes(), channels=3)
+        with self._writer.as_default(step=step):
+            self._tf.summary.image(name, pixels[None])
+
+    def close(self, failed=False):
         self._writer.close()

@@ -36,6 +36,8 @@ def test_flops_by_hand():
     encoder = 13 * 16 * 96 + 4 * (12 * 13 * 96**2 + 2 * 13**2 * 96)
     decoder = 13 * 96 * 64 + 2 * (12 * 50 * 64**2 + 2 * 50**2 * 64) + 50 * 64 * 16
     assert costs("mae_vit_mini_patch4").flops == 6 * (encoder + decoder)
+    whole = 50 * 16 * 96 + 4 * (12 * 50 * 96**2 + 2 * 50**2 * 96)
+    assert costs("mae_vit_mini_patch4").encoding == 2 * whole
 
 
 @pytest.mark.slow

@@ -12,6 +12,7 @@ from small_runs import NAME
 from keras_mae.settings.pretrain import PretrainSettings
 from keras_mae.tasks.pretrain import pretrain
 from keras_mae.testing import kills
+from keras_mae.training.callbacks import read_metrics
 
 STEPS = 120
 SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "pretrain.py"
@@ -47,6 +48,13 @@ def test_killed_in_a_step_in_a_save_and_by_sigterm(forks, tmp_path, monkeypatch)
 
     kills.finish(cut, STEPS)
     assert kills.differences(whole, cut) == []
+    # Of each time that was measured, and no other, a line and a figure.
+    measured = [
+        line["step"] for line in read_metrics(cut / "metrics.jsonl") if "monitor_rankme" in line
+    ]
+    assert measured[0] == 0 and measured[-1] == STEPS and len(measured) == len({*measured}) > 4
+    drawn = sorted(path.name for path in (cut / "figures/monitor").iterdir())
+    assert drawn == [f"step_{step:08d}.png" for step in measured]
 
 
 @pytest.mark.slow

@@ -82,6 +82,7 @@ def test_one_worker_is_killed_the_other_says_so_and_both_go_on_to_the_end(forks,
     ]
     flags += ["--probe_images=50"]
     flags += ["--strategy=multi_worker", "--steps=12", "--checkpoint_steps=4"]
+    flags += ["--monitor_every=0.05"]  # the chief alone measures
     command = [SCRIPTS / "pretrain.py", f"--output_dir={run}", *flags]
     first = run / "checkpoints" / "step_00000004.npz"
     with Cluster(forks, command, command) as cluster:
@@ -103,6 +104,9 @@ def test_one_worker_is_killed_the_other_says_so_and_both_go_on_to_the_end(forks,
     assert other_output == "Worker 1 of 2: waiting for the others.\n"  # the chief alone talks
     log = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in log if "loss" in line] == [10, 12]
+    measured = [line["step"] for line in log if "monitor_rankme" in line]
+    assert measured[0] == 0 and measured[-1] == 12 and len(measured) == len({*measured}) > 2
+    assert measured == sorted(measured)
     # The files of a run on one device, and nothing half-written.
     names = {path.name for path in run.iterdir()}
     assert names == {
