@@ -59,7 +59,9 @@ class DenseTask(EncoderTask):
         """Return the arguments that all models have here."""
         settings = self.settings
         frozen = settings.protocol == "linear"
+        filters = {} if settings.filters is None else {"filters": settings.filters}
         return {
+            **filters,
             "drop_path": settings.drop_path,
             "trainable_blocks": 0 if frozen else settings.trainable_blocks,
             "image_size": size_argument(settings.image_size),
