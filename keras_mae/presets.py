@@ -2,8 +2,8 @@
 
 `base`, `large` and `huge` are the encoders and the decoder of He et al. 2021 (arXiv:2111.06377,
 appendix A.1 and table 1). `tiny` and `small` are the encoders of DeiT (arXiv:2012.12877, table 1)
-with decoders of half the paper's depth, narrowed alike. `mini` are ours, for images of 28 to 96 pixels.
-Widths of MLPs are four times the width of the tokens.
+with decoders of half the paper's depth, narrowed alike. `mini` is ours, for images of 28 to 96
+pixels. Widths of MLPs are four times the width of the tokens.
 """
 
 from typing import Any

@@ -191,9 +191,10 @@ def sweep(maker, settings, seed):
     for field, values in settings.sweep.items():
         for value in values:
             encoder = maker.pretrained(seed, **{field: value})
+            frozen = (few, "frozen") if settings.is_dense else (None, "linear probe")
             for protocol, size, words in (
                 ("full", few, "fine-tuned"),
-                ("linear", few, "frozen") if settings.is_dense else ("linear", None, "linear probe"),
+                ("linear", *frozen),
             ):
                 label = f"{words}, {field}={value_text(value)}"
                 job = maker.finetuned(seed, protocol, encoder, size, label)

@@ -139,9 +139,7 @@ def _bars(axis: Any, panel: Mapping[Any, Any], colour: str) -> None:
     axis.set_yticks(range(0, 101, 20))
 
 
-def _accuracy_label(
-    groups: Iterable[Mapping[Any, Any]], measure: str = "top-1 accuracy"
-) -> str:
+def _accuracy_label(groups: Iterable[Mapping[Any, Any]], measure: str = "top-1 accuracy") -> str:
     """Return the axis's name, which says what the error bars are, if there are any."""
     summaries = [summary for group in groups for summary in group.values()]
     seeds = max((len(summary["values"]) for summary in summaries), default=1)

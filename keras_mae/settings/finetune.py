@@ -19,7 +19,6 @@ from keras_mae.settings.run import (
 )
 
 
-
 @dataclasses.dataclass(frozen=True)
 class TaskDefaults:
     """What a task takes where nothing is given.
@@ -195,7 +194,7 @@ _SMALL_DENSE = _dense(
     batch_size=16,
     base_learning_rate=1.6e-2,
     drop_path=0.0,
-    filters=64,
+    filters=32,
 )
 # By task, then name, then protocol.
 DENSE_RECIPES = {
@@ -339,6 +338,13 @@ class FinetuneSettings(RunSettings):
         MODEL,
         least=1,
         shown=BY_RECIPE,
+    )
+    jit: bool = changed(
+        RunSettings,
+        "jit",
+        True,
+        help="Compile with XLA: the first step is slow, others faster. Segmentation and detection "
+        "on a CPU are never compiled: they would be slower.",
     )
     batch_size: int | None = changed(RunSettings, "batch_size", None, first=0)
     epochs: float | None = changed(RunSettings, "epochs", None, first=0)
