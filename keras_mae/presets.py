@@ -2,8 +2,8 @@
 
 `base`, `large` and `huge` are the encoders and the decoder of He et al. 2021 (arXiv:2111.06377,
 appendix A.1 and table 1). `tiny` and `small` are the encoders of DeiT (arXiv:2012.12877, table 1)
-with decoders of half the paper's depth, narrowed alike. `mini` is ours, for 28-32 pixel images.
-Widths of MLPs are four times the width of the tokens.
+with decoders of half the paper's depth, narrowed alike. `mini` is ours, for images of 28 to 96
+pixels. Widths of MLPs are four times the width of the tokens.
 """
 
 from typing import Any
@@ -11,6 +11,7 @@ from typing import Any
 #   name                     image  C  p   encoder D, layers, heads   decoder D, layers, heads
 _TABLE = {
     "mae_vit_mini_patch4": (28, 1, 4, (96, 4, 3), (64, 2, 4)),
+    "mae_vit_mini_patch8": (64, 3, 8, (96, 4, 3), (64, 2, 4)),
     "mae_vit_tiny_patch16": (224, 3, 16, (192, 12, 3), (192, 4, 3)),
     "mae_vit_small_patch16": (224, 3, 16, (384, 12, 6), (256, 4, 8)),
     "mae_vit_base_patch16": (224, 3, 16, (768, 12, 12), (512, 8, 16)),

@@ -13,7 +13,7 @@ from pathlib import Path
 import keras
 
 from keras_mae.commands.jobs import Job, Outcome, finished, run_jobs
-from keras_mae.commands.report_jobs import JobMaker, labels_text, value_text
+from keras_mae.commands.report_jobs import JobMaker, value_text
 from keras_mae.commands.report_page import headline, write_report
 from keras_mae.errors import Interrupted
 from keras_mae.evaluation.comparison import summarise
@@ -82,11 +82,12 @@ def report(settings):
     maker = JobMaker(settings)
     encoders = _encoders(maker, settings)
     rival = None if settings.rival is None else maker.rival()
+    compared = dense_comparison if settings.is_dense else comparison
     cells = [
         *(
             cell
             for seed in settings.seeds
-            for cell in comparison(maker, settings, seed, encoders[seed], rival)
+            for cell in compared(maker, settings, seed, encoders[seed], rival)
         ),
         *(cell for seed in settings.seeds for cell in sweep(maker, settings, seed)),
     ]
@@ -121,7 +122,7 @@ def comparison(maker, settings, seed, encoder, rival=None):
     pixels = tuple(row.name for row, _ in pixel_rows)
 
     def add(row, size, key, job):
-        cells.append(Cell(row, labels_text(maker.count(size)), key, job))
+        cells.append(Cell(row, maker.labels_text(size), key, job))
 
     def finetuned(row, protocol, size, blocks=None):
         add(row, size, "top1", maker.finetuned(seed, protocol, encoder, size, row.name, blocks))
@@ -162,20 +163,44 @@ def comparison(maker, settings, seed, encoder, rival=None):
     return cells
 
 
+def dense_comparison(maker, settings, seed, encoder, rival=None):
+    """Return the cells of one seed's comparison for label maps or boxes.
+
+    Args:
+        maker, settings, seed, encoder: see `comparison`.
+        rival: None; there is none here.
+    """
+    parts, cells = settings.parts, []
+    untrained = maker.untrained(seed, encoder) if "random" in parts else None
+    frozen = "random init, frozen" if untrained else "from scratch"
+    for row, part, protocol, source in (
+        (Row("fine-tuned", "trained", (), "from scratch"), "full", "full", encoder),
+        (Row("pre-trained, frozen", "pre-trained", (), frozen), "linear", "linear", encoder),
+        (Row("from scratch", "trained"), "scratch", "scratch", encoder),
+        (Row("random init, frozen", "random init"), "random", "linear", untrained),
+    ):
+        for size in maker.sizes if part in parts else ():
+            job = maker.finetuned(seed, protocol, source, size, row.name)
+            cells.append(Cell(row, maker.labels_text(size), maker.measure.keys[0], job))
+    return cells
+
+
 def sweep(maker, settings, seed):
     """Return the cells of one seed's sweeps: linear probe and fine-tuning of each value."""
     cells, few = [], maker.sizes[-1]
     for field, values in settings.sweep.items():
         for value in values:
             encoder = maker.pretrained(seed, **{field: value})
+            frozen = (few, "frozen") if settings.is_dense else (None, "linear probe")
             for protocol, size, words in (
                 ("full", few, "fine-tuned"),
-                ("linear", None, "linear probe"),
+                ("linear", *frozen),
             ):
                 label = f"{words}, {field}={value_text(value)}"
                 job = maker.finetuned(seed, protocol, encoder, size, label)
-                column = f"{words}, {labels_text(maker.count(size))}"
-                cells.append(Cell((field, value_text(value)), column, "top1", job))
+                column = f"{words}, {maker.labels_text(size)}"
+                key = maker.measure.keys[0]
+                cells.append(Cell((field, value_text(value)), column, key, job))
     return cells
 
 
@@ -256,6 +281,8 @@ def _facts(maker, settings, encoders, rival):
         "command": shlex.join(["python", *sys.argv]),
         "settings": dataclasses.asdict(settings),
         "dataset": settings.dataset,
+        "task": settings.task,
+        "measure": maker.measure.name,
         "train_images": maker.train.num_examples,
         "heldout_images": maker.heldout.num_examples,
         "measured_on": "held-out" if maker.parts.test is None else "test",

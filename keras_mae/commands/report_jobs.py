@@ -35,6 +35,28 @@ SEEN_AS = ((1, 3), (3, 1), (4, 3), (4, 1))
 
 
 @dataclasses.dataclass(frozen=True)
+class Measure:
+    """What a report's numbers are, for one task.
+
+    Attributes:
+        name: string, as a page has it.
+        keys: tuple of strings, what a run gives that is kept; the first one counts.
+        labels: string, what training images are counted in.
+    """
+
+    name: str
+    keys: tuple
+    labels: str
+
+
+MEASURES = {
+    "classify": Measure("top-1 accuracy", ("top1", "top5"), "labels"),
+    "segment": Measure("mean IoU", ("mean_iou", "pixel_accuracy"), "labelled images"),
+    "detect": Measure("AP50", ("AP50", "AP", "AP75"), "labelled images"),
+}
+
+
+@dataclasses.dataclass(frozen=True)
 class Encoder:
     """An encoder that is there, or that a job will make.
 
@@ -58,9 +80,9 @@ class Encoder:
 class JobMaker:
     """Make the jobs of one report, after a look at its data set; nothing is run here.
 
-    A job of the methods below has "accuracy" in its result, a dict of what was measured to top-1
-    in [0, 1]: "top1" after training; of neighbours, their number; of raw pixels, "linear" and
-    "logistic" too.
+    A job of the methods below has "accuracy" in its result, a dict of what was measured to a number
+    in [0, 1]: what the task's `Measure` names, after training; of neighbours, top-1 by their
+    number; of raw pixels, "linear" and "logistic" too.
     `size` is a number of labels, None for all of them.
 
     Args:
@@ -72,8 +94,10 @@ class JobMaker:
     def __init__(self, settings):
         self.settings = settings
         self.directory = Path(settings.directory) / "jobs"
+        self.measure = MEASURES[settings.task]
         parts = labelled(parts_of(settings))
-        self.num_classes = check_labels(parts.train)
+        is_dense = settings.is_dense
+        self.num_classes = parts.train.num_classes if is_dense else check_labels(parts.train)
         if parts.train.multi_label:
             raise ValueError(
                 "`dataset` must have one label an image; scripts/finetune.py measures several. "
@@ -82,20 +106,20 @@ class JobMaker:
         self.parts, self.source, self.train = parts, parts.source, parts.train
         # Nothing is chosen by the numbers of a report, so test images serve where there are some.
         self.heldout = parts.heldout if parts.test is None else parts.test
-        few, count = settings.train_examples, self.train.num_examples
-        if few >= count:
-            raise ValueError(
-                f"`train_examples` must be less than the {count:,} training images, or 0. "
-                f"Received: {few}"
-            )
-        if few:
+        self.sizes, count = settings.sizes, self.train.num_examples
+        for few in filter(None, self.sizes):
+            if few >= count:
+                raise ValueError(
+                    f"`train_examples` must be less than the {count:,} training images, or 0. "
+                    f"Received: {few}"
+                )
             balanced_subset(self.train, few, settings.seeds[0])
-        if max(settings.ks) > (few or count):
+        fewest = min(size or count for size in self.sizes)
+        if max(settings.ks) > fewest and not is_dense:
             raise ValueError(
-                f"`ks` must be at most {few or count}, the fewest training images. "
+                f"`ks` must be at most {fewest}, the fewest training images. "
                 f"Received: {list(settings.ks)}"
             )
-        self.sizes = [None, few] if few else [None]
         # What every result depends on, whatever the source is called.
         self.data = {"dataset": settings.dataset, "images": self.train.fingerprint()}
         self._configs = {}  # of the encoders to pre-train, which no seed changes
@@ -103,6 +127,10 @@ class JobMaker:
     def count(self, size):
         """Return the number of training images with labels."""
         return size or self.train.num_examples
+
+    def labels_text(self, size):
+        """Return how many images have labels, as a page has it."""
+        return f"{self.count(size):,} {self.measure.labels}"
 
     def has_logistic(self, size):
         """Return whether raw pixels get a logistic regression too: it is slow for many images."""
@@ -181,12 +209,11 @@ class JobMaker:
     def _finetune_job(self, trial, seed, protocol, encoder, size, label):
         def work(directory):
             results = finetune(dataclasses.replace(trial, output_dir=str(directory)))
-            accuracy = results.get("knn") or {"top1": results["top1"]}
-            return {"accuracy": accuracy, "top5": results["top5"]}
+            return {"accuracy": results.get("knn") or {k: results[k] for k in self.measure.keys}}
 
         known = {**trial.fixed(), **self.data, "encoder": encoder.identity}
-        part = f"{protocol}, {labels_text(self.count(size))}"
-        label = f"{label}, {labels_text(self.count(size))}"
+        part = f"{protocol}, {self.labels_text(size)}"
+        label = f"{label}, {self.labels_text(size)}"
         return Job(part, seed, known, work, label, encoder.needs)
 
     def rival(self):
@@ -272,7 +299,7 @@ class JobMaker:
             return {"accuracy": accuracy}
 
         known = {**probe.fixed(), **self.data, **form, "train_examples": size, "ks": ks}
-        return Job(f"raw pixels, {labels_text(self.count(size))}", seed, known, work)
+        return Job(f"raw pixels, {self.labels_text(size)}", seed, known, work)
 
     def _made_by(self, job, config):
         path = self.directory / job.key / "encoder.keras"
@@ -303,11 +330,6 @@ def identity_of(encoder):
     names = ("image_size", "patch_size", "num_heads", "mean", "std")
     facts = ";".join(f"{name}={getattr(encoder, name)}" for name in names)
     return f"{weights_digest(get_weights(encoder))};{facts}"
-
-
-def labels_text(count):
-    """Return a number of labels as a page has it."""
-    return f"{count:,} labels"
 
 
 def value_text(value):

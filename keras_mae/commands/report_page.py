@@ -95,16 +95,19 @@ def headline(summary):
         summary: see `write_report`.
     """
     rows = summary["accuracy"]
+    unit = "" if _is_accuracy(summary) else f" {summary['measure']}"
     sentences = []
-    for name, other, words in (
-        ("fine-tuned", "from scratch", "Fine-tuned"),
-        ("pre-trained, linear probe", "random init, linear probe", "By a linear probe"),
+    for name, words in (
+        ("fine-tuned", "Fine-tuned"),
+        ("pre-trained, linear probe", "By a linear probe"),
+        ("pre-trained, frozen", "Frozen"),
     ):
         if name not in rows:
             continue
         labels = min(rows[name]["labels"], key=lambda text: int(text.split()[0].replace(",", "")))
         own = rows[name]["labels"][labels]
-        text = f"{words} with {labels}, the encoder has {format_accuracy(own)}"
+        text = f"{words} with {labels}, the encoder has {format_accuracy(own)}{unit}"
+        other = rows[name]["control"]
         against = rows.get(other, {"labels": {}})["labels"].get(labels)
         if against is not None:
             result = compare(own["values"], against["values"], summary["heldout_images"])
@@ -133,14 +136,21 @@ def _header(summary, first):
         *_rival_line(summary["rival"]),
         f"- Images: {summary['train_images']:,} to train on and {summary['heldout_images']:,} held "
         f"out, of {summary['num_classes']} classes, seen at {height} x {width} pixels.",
-        "- Accuracies are top-1 on the held-out images.",
+        "- Accuracies are top-1 on the held-out images."
+        if _is_accuracy(summary)
+        else f"- Numbers are {summary['measure']} on the held-out images.",
         f"- Seeds: {', '.join(map(str, summary['seeds']))}. "
         "A ± is the sample standard deviation over them.",
         *(f"- Versions: {_versions(environment)}." for environment in environments),
     ]
-    title = f"# What the encoder is good for: {summary['dataset']}"
+    task = "" if _is_accuracy(summary) else f", {summary['task']}"
+    title = f"# What the encoder is good for: {summary['dataset']}{task}"
     first = f"{first}\n\n" if first else ""
     return f"{title}\n\n{first}    {summary['command']}\n\n" + "\n".join(lines)
+
+
+def _is_accuracy(summary):
+    return summary["task"] == "classify"
 
 
 def _rival_line(rival):
@@ -166,7 +176,9 @@ def _accuracy(summary):
             for name, row in rows.items()
         ],
     )
-    return f"## Accuracy\n\n{lines}\n\n![accuracy of each method](figures/comparison.png)"
+    name = "accuracy" if _is_accuracy(summary) else summary["measure"]
+    title = f"{name[0].upper()}{name[1:]}"
+    return f"## {title}\n\n{lines}\n\n![{name} of each method](figures/comparison.png)"
 
 
 def _statements(summary):
@@ -184,16 +196,17 @@ def _statements(summary):
             table = _compared(kept, "raw pixels") if kept else "Nothing that was measured."
             parts += [f"## {title} than raw pixels", *([text] if kept is others else []), table]
     if found["control"]:
-        parts += ["## What pre-training adds", _compared(found["control"], "without")]
+        name = "accuracy" if _is_accuracy(summary) else summary["measure"]
+        parts += ["## What pre-training adds", _compared(found["control"], "without", name)]
     if found["other"]:
         text = "The rival is frozen, and measured with the same probe on the same images."
         parts += ["## Beside the rival", text, _compared(found["other"], "rival")]
     return "\n\n".join(parts)
 
 
-def _compared(found, other):
+def _compared(found, other, name="accuracy"):
     return _table(
-        ["method", "labels", "accuracy", other, "in words"],
+        ["method", "labels", name, other, "in words"],
         [
             [
                 s["method"],
@@ -297,7 +310,9 @@ def _draw(summary, directory):
     if summary["accuracy"]:
         shown = {name: row for name, row in summary["accuracy"].items() if row["shown"]}
         comparison_chart(
-            {name: row["labels"] for name, row in shown.items()}, directory / "comparison.png"
+            {name: row["labels"] for name, row in shown.items()},
+            directory / "comparison.png",
+            summary["measure"],
         )
         charts.add("comparison.png")
     points, labels = _curve(summary)
@@ -321,6 +336,7 @@ def _draw(summary, directory):
                     for panel in panels
                 },
                 directory / f"sweep_{name}.png",
+                summary["measure"],
             )
             charts.add(f"sweep_{name}.png")
     if directory.is_dir():

@@ -9,12 +9,15 @@ from keras_mae.types import AnyPath
 COLOURS = ("#1f5a99", "#d9822b", "#4d8f55", "#8a4f9e")
 
 
-def comparison_chart(rows: Mapping[str, Mapping[str, Any]], path: AnyPath) -> None:
+def comparison_chart(
+    rows: Mapping[str, Mapping[str, Any]], path: AnyPath, measure: str = "top-1 accuracy"
+) -> None:
     """Draw accuracies of several methods as points in rows, the first row at the top.
 
     Args:
         rows: dict of method to dict of label (such as "500 labels") to what `summarise` returned.
         path: a PNG file, written atomically.
+        measure: string, what the numbers are.
     """
     series = list(dict.fromkeys(label for row in rows.values() for label in row))
     figure = new_figure(7, 1.2 + 0.34 * len(rows))
@@ -27,7 +30,7 @@ def comparison_chart(rows: Mapping[str, Mapping[str, Any]], path: AnyPath) -> No
         _points(axis, places, summaries, COLOURS[i % len(COLOURS)], label, horizontal=True)
     axis.set_yticks(range(len(rows)), list(rows))
     axis.set_ylim(len(rows) - 0.5, -0.5)
-    axis.set_xlabel(_accuracy_label(rows.values()))
+    axis.set_xlabel(_accuracy_label(rows.values(), measure))
     axis.grid(axis="x", alpha=0.3)
     figure.legend(loc="outside upper right", ncols=max(1, len(series)), frameon=False)
     _bare(axis)
@@ -68,7 +71,12 @@ def partial_chart(
     save_figure(figure, path)
 
 
-def sweep_chart(name: str, panels: Mapping[str, Mapping[Any, Any]], path: AnyPath) -> None:
+def sweep_chart(
+    name: str,
+    panels: Mapping[str, Mapping[Any, Any]],
+    path: AnyPath,
+    measure: str = "top-1 accuracy",
+) -> None:
     """Draw accuracies against the values of one setting of pre-training, a panel each.
 
     Numbers are drawn as lines, on an axis in scale; anything else as bars from zero, each with its
@@ -78,6 +86,7 @@ def sweep_chart(name: str, panels: Mapping[str, Mapping[Any, Any]], path: AnyPat
         name: string, the setting; it names the axis.
         panels: dict of title to dict of value to what `summarise` returned.
         path: a PNG file, written atomically.
+        measure: string, what the numbers are.
     """
     values = [value for panel in panels.values() for value in panel]
     numeric = all(isinstance(v, int | float) and not isinstance(v, bool) for v in values)
@@ -93,7 +102,7 @@ def sweep_chart(name: str, panels: Mapping[str, Mapping[Any, Any]], path: AnyPat
             _bars(axis, panel, colour)
         axis.set_title(title, fontsize="medium")
         axis.set_xlabel(name)
-        axis.set_ylabel(_accuracy_label([panel]))
+        axis.set_ylabel(_accuracy_label([panel], measure))
         axis.grid(axis="y", alpha=0.3)
         _bare(axis)
     save_figure(figure, path)
@@ -130,11 +139,11 @@ def _bars(axis: Any, panel: Mapping[Any, Any], colour: str) -> None:
     axis.set_yticks(range(0, 101, 20))
 
 
-def _accuracy_label(groups: Iterable[Mapping[Any, Any]]) -> str:
+def _accuracy_label(groups: Iterable[Mapping[Any, Any]], measure: str = "top-1 accuracy") -> str:
     """Return the axis's name, which says what the error bars are, if there are any."""
     summaries = [summary for group in groups for summary in group.values()]
     seeds = max((len(summary["values"]) for summary in summaries), default=1)
-    return "top-1 accuracy, %" + (f"\nmean and deviation of {seeds} seeds" if seeds > 1 else "")
+    return f"{measure}, %" + (f"\nmean and deviation of {seeds} seeds" if seeds > 1 else "")
 
 
 def _bare(axis: Any) -> None:

@@ -2,10 +2,11 @@
 
 import dataclasses
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any, Self
 
 from keras_mae.presets import list_presets
-from keras_mae.settings.data import DATA
+from keras_mae.settings.data import DATA, DataSettings
 from keras_mae.settings.fields import SettingsError, changed, setting
 from keras_mae.settings.run import (
     AUGMENTED,
@@ -17,10 +18,50 @@ from keras_mae.settings.run import (
     steps_of,
 )
 
-TASKS = ("classify", "segment", "detect")
+
+@dataclasses.dataclass(frozen=True)
+class TaskDefaults:
+    """What a task takes where nothing is given.
+
+    Attributes:
+        dataset: str, as of `--dataset`.
+        preset: str, the architecture where there is no encoder.
+        small_image: int, pixels a side up to which the recipe is "small".
+        encoder: str, where a checkout has an encoder that knows the images of `dataset`; or None.
+        pretrain: tuple of str, "NAME=VALUE": the settings that such an encoder is pre-trained with.
+    """
+
+    dataset: str
+    preset: str
+    small_image: int
+    encoder: str | None = None
+    pretrain: tuple = ()
+
+    @property
+    def command(self) -> str:
+        """What pre-trains the encoder."""
+        flags = (f"--{text}" for text in (f"dataset={self.dataset}", *self.pretrain))
+        return " ".join(["keras-mae pretrain", *flags])
+
+    def knows(self, dataset: str | None) -> bool:
+        """Whether a data set's images are those that the encoder knows."""
+        return self.encoder is not None and str(dataset).partition(":")[0] == self.dataset
+
+
+_DENSE = TaskDefaults(
+    dataset="digit_scenes",
+    preset="mae_vit_mini_patch8",
+    small_image=128,
+    encoder="saved_models/scenes_encoder/encoder.keras",
+    pretrain=("preset=mae_vit_mini_patch8", "mask_ratio=0.6", "epochs=40"),
+)
+TASKS = {
+    "classify": TaskDefaults("mnist5k", "mae_vit_mini_patch4", small_image=64),
+    "segment": _DENSE,
+    "detect": _DENSE,
+}
 PROTOCOLS = ("full", "linear", "partial", "scratch", "knn")
 POOLINGS = ("token", "mean", "both")
-SMALL_IMAGE = 64  # pixels a side
 VIEWS_IN_ALL = 8_000  # whose features a recipe computes: of few images, more of each
 
 
@@ -32,6 +73,8 @@ class FinetuneRecipe:
         feature_views: int, at most; fewer of many images, so that they are 8,000 in all.
         least_steps: int. A run on few images has more epochs, so that it has so many steps.
         beta_2: float. AdamW's second moment's decay.
+        head, filters, scale_jitter: of segmentation and detection; None: what the model and the
+            data have themselves.
     """
 
     batch_size: int = 256
@@ -53,6 +96,9 @@ class FinetuneRecipe:
     feature_views: int = 0
     least_steps: int = 0
     beta_2: float = 0.999
+    head: str | None = None
+    filters: int | None = None
+    scale_jitter: tuple | None = None
 
 
 _PAPER_AUGMENTATION: dict[str, Any] = {
@@ -117,12 +163,46 @@ RECIPES = {
         "knn": FinetuneRecipe(),
     },
 }
+# Images with label maps and boxes are not mixed. A head on a frozen encoder is trained by AdamW, as
+# the last blocks are.
 _UNMIXED: dict[str, Any] = {
     "label_smoothing": 0.0,
     "mixup": 0.0,
     "cutmix": 0.0,
     "randaugment": (0, 0),
     "erasing": 0.0,
+}
+_HEADS = {"full": "pyramid", "partial": "pyramid", "scratch": "pyramid", "linear": "linear"}
+
+
+def _dense(recipes: dict[str, FinetuneRecipe], **changes: Any) -> dict[str, FinetuneRecipe]:
+    """Return recipes of label maps and boxes by protocol, made of those of classes."""
+    of = {"full": "full", "partial": "partial", "scratch": "scratch", "linear": "partial"}
+    return {
+        protocol: dataclasses.replace(recipes[other], **_UNMIXED, **changes)
+        for protocol, other in of.items()
+    }
+
+
+def _with_heads(recipes: dict[str, FinetuneRecipe]) -> dict[str, FinetuneRecipe]:
+    return {p: dataclasses.replace(recipe, head=_HEADS[p]) for p, recipe in recipes.items()}
+
+
+# Ours, for some hundreds of small scenes; docs/dense.md has the results.
+_SMALL_DENSE = _dense(
+    RECIPES["small"],
+    batch_size=16,
+    base_learning_rate=1.6e-2,
+    drop_path=0.0,
+    filters=32,
+)
+# By task, then name, then protocol.
+DENSE_RECIPES = {
+    "segment": {
+        "paper": _with_heads(_dense(RECIPES["paper"])),
+        "small": _with_heads(_SMALL_DENSE),
+    },
+    "detect": {"paper": _dense(RECIPES["paper"]), "small": _SMALL_DENSE},
 }
 _OF_RECIPE = [f.name for f in dataclasses.fields(FinetuneRecipe) if f.name != "least_steps"]
 BY_RECIPE = "the recipe's"
@@ -132,7 +212,7 @@ BY_RECIPE = "the recipe's"
 class FinetuneSettings(RunSettings):
     """All that fixes a fine-tuning run; each field is a flag of `scripts/finetune.py`.
 
-    None stands for the default of the protocol's recipe.
+    None stands for the default of the task, or of the protocol's recipe.
 
     Example:
         settings = FinetuneSettings(encoder="saved_models/mae_mnist5k", protocol="linear")
@@ -141,6 +221,12 @@ class FinetuneSettings(RunSettings):
         SettingsError: a ValueError, with all values that do not fit.
     """
 
+    dataset: str | None = changed(  # type: ignore[assignment]
+        DataSettings,
+        "dataset",
+        None,
+        shown=f"{TASKS['classify'].dataset}; {_DENSE.dataset} for segment and detect",
+    )
     encoder: str | None = setting(
         None,
         "A run's directory, a .keras file, another library's checkpoint, hf://OWNER/NAME, or a "
@@ -149,7 +235,7 @@ class FinetuneSettings(RunSettings):
         MODEL,
         fixes=False,  # the run is of its weights, wherever they lie
         sweep=False,
-        shown="none",
+        shown=f"for {_DENSE.dataset}, {_DENSE.encoder} of a checkout; else none",
         first=2,
     )
     task: str = setting(
@@ -157,7 +243,7 @@ class FinetuneSettings(RunSettings):
         "classify: a class, or several labels, for each image. segment: a class for each pixel. "
         "detect: boxes with classes.",
         MODEL,
-        choices=TASKS,
+        choices=tuple(TASKS),
         sweep=False,
         first=3,
     )
@@ -167,8 +253,14 @@ class FinetuneSettings(RunSettings):
         "several strides.",
         MODEL,
         choices=("linear", "multi_block", "pyramid"),
-        sweep=False,
         shown="pyramid; linear for --protocol=linear",
+    )
+    filters: int | None = setting(
+        None,
+        "For segment and detect, channels of the levels and of what follows them.",
+        MODEL,
+        least=1,
+        shown="the recipe's, else 128",
     )
     scale_jitter: tuple[float, ...] | None = setting(
         None,
@@ -177,7 +269,6 @@ class FinetuneSettings(RunSettings):
         AUGMENTED,
         lengths=(2, 2),
         above=0,
-        sweep=False,
         shown="0.1,2 for 10,000 images or more, else 0.5,2",
     )
     protocol: str = setting(
@@ -190,19 +281,20 @@ class FinetuneSettings(RunSettings):
         sweep=False,
         first=4,
     )
-    preset: str = setting(
-        "mae_vit_mini_patch4",
+    preset: str | None = setting(
+        None,
         "Architecture where there is no encoder.",
         MODEL,
         choices=tuple(list_presets()),
         sweep=False,
+        shown=f"{TASKS['classify'].preset}; {_DENSE.preset} for segment and detect",
     )
     recipe: str | None = setting(
         None,
         "Defaults that go together, see docs/recipes.md.",
         LENGTH,
         choices=("paper", "small"),
-        shown="small for images of at most 64 pixels a side",
+        shown="small for images of at most 64 pixels a side, 128 for segment and detect",
     )
     train_examples: int | None = setting(
         None,
@@ -246,6 +338,13 @@ class FinetuneSettings(RunSettings):
         MODEL,
         least=1,
         shown=BY_RECIPE,
+    )
+    jit: bool = changed(
+        RunSettings,
+        "jit",
+        True,
+        help="Compile with XLA: the first step is slow, others faster. Segmentation and detection "
+        "on a CPU are never compiled: they would be slower.",
     )
     batch_size: int | None = changed(RunSettings, "batch_size", None, first=0)
     epochs: float | None = changed(RunSettings, "epochs", None, first=0)
@@ -324,10 +423,23 @@ class FinetuneSettings(RunSettings):
         return self.protocol if self.task == "classify" else f"{self.task}_{self.protocol}"
 
     def __post_init__(self) -> None:
+        self._take_the_tasks()
         super().__post_init__()
         if self.randaugment is not None:
             operations, magnitude = (*self.randaugment, 0)[:2]
             object.__setattr__(self, "randaugment", (int(operations), float(magnitude)))
+
+    def _take_the_tasks(self) -> None:
+        """Fill in the task's data set, its encoder for it, and its preset where there is none."""
+        task = TASKS.get(self.task, TASKS["classify"])  # another one is told by the checks
+        if self.dataset is None:
+            object.__setattr__(self, "dataset", task.dataset)
+        if self.encoder is None and self.preset is None and task.knows(self.dataset):
+            object.__setattr__(self, "encoder", in_checkout(task.encoder))
+            if self.encoder is None and self.protocol == "linear":
+                return  # a frozen encoder of random weights is not what is meant
+        if self.preset is None:
+            object.__setattr__(self, "preset", task.preset)
 
     def faults_together(self) -> Iterator[str]:
         yield from super().faults_together()
@@ -359,22 +471,28 @@ class FinetuneSettings(RunSettings):
                 yield (
                     f"`{name}` must be None for task={self.task!r}. Received: {getattr(self, name)}"
                 )
-        for name in ("head", "scale_jitter"):
+        for name in ("head", "filters", "scale_jitter"):
             if getattr(self, name) is not None and not dense:
                 yield f"`{name}` must be None for task='classify'. Received: {getattr(self, name)}"
-        if self.encoder is None and self.protocol in ("full", "partial"):
+        task = TASKS[self.task]
+        known = task.knows(self.dataset)
+        frozen = self.protocol == "linear" and self.preset is None and known
+        if self.encoder is None and (frozen or self.protocol in ("full", "partial")):
+            place = ""
+            if known:
+                place = (
+                    f" where there is no {task.encoder}, which a checkout of the repository has. "
+                    f"Make one by `{task.command}`, and give saved_models/mae_{task.dataset}"
+                )
             yield (
-                f"`encoder` must be given for protocol={self.protocol!r}; 'scratch' trains one "
-                "that is new. Received: None"
+                f"`encoder` must be given for protocol={self.protocol!r}{place}; 'scratch' trains "
+                "one that is new. Received: None"
             )
 
     def _recipe_of(self, name: str) -> FinetuneRecipe:
         """Return the recipe of a name for this protocol and task."""
-        if self.task == "classify":
-            return RECIPES[name][self.protocol]
-        # A head on a frozen encoder is trained by AdamW; images with maps and boxes are not mixed.
-        protocol = "partial" if self.protocol == "linear" else self.protocol
-        return dataclasses.replace(RECIPES[name][protocol], **_UNMIXED)
+        recipes = RECIPES if self.task == "classify" else DENSE_RECIPES[self.task]
+        return recipes[name][self.protocol]
 
     def source_options(self) -> dict[str, Any]:
         task = None if self.task == "classify" else self.task
@@ -389,7 +507,8 @@ class FinetuneSettings(RunSettings):
         Returns:
             A `FinetuneSettings` whose `recipe` is named and of whose recipe's fields none is None.
         """
-        name = self.recipe or ("small" if max(image_size) <= SMALL_IMAGE else "paper")
+        is_small = max(image_size) <= TASKS[self.task].small_image
+        name = self.recipe or ("small" if is_small else "paper")
         recipe = self._recipe_of(name)
         values = {field: getattr(recipe, field) for field in _OF_RECIPE}
         values["batch_size"] = min(recipe.batch_size, num_examples)
@@ -445,3 +564,14 @@ class FinetuneSettings(RunSettings):
         rows = [shown[i : i + 5] for i in range(0, len(shown), 5)]
         rows[0].insert(0, f"optimizer={optimizer}")
         return "\n".join([*lines, *("  " + ", ".join(row) for row in rows)])
+
+
+def in_checkout(path: str | None) -> str | None:
+    """Return where a file of the repository lies, or None where there is none.
+
+    It is looked for below the working directory, and then beside the package.
+    """
+    for root in (Path(), Path(__file__).resolve().parents[2]):
+        if path is not None and (root / path).is_file():
+            return str(root / path)
+    return None

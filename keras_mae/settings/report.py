@@ -13,7 +13,7 @@ from keras_mae.settings.fields import (
     setting,
     spec_of,
 )
-from keras_mae.settings.finetune import FinetuneSettings
+from keras_mae.settings.finetune import TASKS, FinetuneSettings, in_checkout
 from keras_mae.settings.pretrain import PretrainSettings
 from keras_mae.settings.run import EVALUATION, MODEL, RunSettings, words_of
 
@@ -28,6 +28,8 @@ PARTS = {
     "scratch": "the same from random weights, trained as long",
     "partial": "fine-tuning of some last blocks",
 }
+DENSE_PARTS = ("linear", "full", "scratch", "random")  # what label maps and boxes can have
+_USUAL = DENSE_PARTS[:3]
 _PARTS_HELP = "; ".join(f"{name}: {what}" for name, what in PARTS.items())
 SETTINGS = "Settings of the runs it is made of"
 
@@ -46,6 +48,7 @@ class ReportSettings(DataSettings):
     """All that fixes a report; each field is a flag of `scripts/report.py`.
 
     Example:
+        settings = ReportSettings(task="segment", train_examples=(50, 200))
         settings = ReportSettings(sweep={"mask_ratio": ((0.5,), (0.75,))}, parts=(), seeds=(0,))
     Raises:
         SettingsError: a ValueError, with all values that do not fit.
@@ -56,8 +59,9 @@ class ReportSettings(DataSettings):
         "Path of an encoder, or hf://OWNER/NAME; with {seed} in it, one for each seed.",
         MODEL,
         first=1,
-        shown="one is pre-trained for each seed",
+        shown="one is pre-trained for each seed; for digit_scenes that of a checkout",
     )
+    task: str = changed(FinetuneSettings, "task", "classify")
     rival: str | None = setting(
         None,
         "Another encoder to probe on the same images, as it is: anything that --encoder takes. It "
@@ -73,16 +77,25 @@ class ReportSettings(DataSettings):
         lengths=(1, 2),
         shown="the rival's own",
     )
-    dataset: str = changed(DataSettings, "dataset", "mnist5k", first=2)
+    dataset: str | None = changed(  # type: ignore[assignment]
+        FinetuneSettings, "dataset", None, first=2
+    )
     seeds: tuple[int, ...] = setting(
         (0, 1, 2), "Each is measured; the page has the spread.", EVALUATION, least=0, first=3
     )
-    train_examples: int = setting(
-        500, "Few labels, beside all of them; 0: all of them only.", DATA, least=0, first=5
+    train_examples: tuple[int, ...] | None = setting(
+        None,
+        "Numbers of labelled images; 0: all of them. Of classes all of them are measured too.",
+        DATA,
+        least=0,
+        first=5,
+        shown="500; 50,200 for segment and detect",
     )
     parts: tuple[str, ...] = setting(
         tuple(PARTS),
-        f"What is measured. {_PARTS_HELP}. none: nothing but sweeps.",
+        f"What is measured. {_PARTS_HELP}. none: nothing but sweeps. Of segment and detect: "
+        f"{', '.join(_USUAL)}, and random, the frozen encoder untrained; linear is the whole head "
+        "on the frozen encoder.",
         EVALUATION,
         choices=tuple(PARTS),
         lengths=(0, len(PARTS)),
@@ -151,12 +164,53 @@ class ReportSettings(DataSettings):
 
     @property
     def directory(self) -> str:
-        return self.output_dir or f"saved_models/report_{words_of(self.dataset)}"
+        task = "" if self.task == "classify" else f"{self.task}_"
+        return self.output_dir or f"saved_models/report_{task}{words_of(str(self.dataset))}"
+
+    @property
+    def is_dense(self) -> bool:
+        return self.task != "classify"
+
+    @property
+    def sizes(self) -> list[int | None]:
+        """The numbers of labelled images to train on; None: all of them."""
+        given = self.train_examples
+        if self.is_dense:
+            return [count or None for count in ((50, 200) if given is None else given)]
+        return [None, *(count for count in ((500,) if given is None else given) if count)]
+
+    def __post_init__(self) -> None:
+        task = TASKS.get(self.task, TASKS["classify"])
+        if self.dataset is None:
+            object.__setattr__(self, "dataset", task.dataset)
+        if isinstance(self.train_examples, int):
+            object.__setattr__(self, "train_examples", (self.train_examples,))
+        if tuple(self.parts or ()) == tuple(PARTS) and task is not TASKS["classify"]:
+            object.__setattr__(self, "parts", _USUAL)
+        own = not (self.pretrain or self.pretrain_epochs or self.sweep)
+        if self.encoder is None and own and task.knows(self.dataset):
+            object.__setattr__(self, "encoder", in_checkout(task.encoder))
+        super().__post_init__()
+
+    def source_options(self) -> dict[str, Any]:
+        return {**super().source_options(), "task": self.task if self.is_dense else None}
 
     def faults_together(self) -> Iterator[str]:
         yield from super().faults_together()
-        for name in ("seeds", "ks"):
-            values = getattr(self, name)
+        for part in self.parts if self.is_dense else ():
+            if part not in DENSE_PARTS:
+                yield (
+                    f"`parts` must be some of {list(DENSE_PARTS)} for task={self.task!r}. "
+                    f"Received: {list(self.parts)}"
+                )
+                break
+        for name in ("rival", "trainable_blocks"):
+            if self.is_dense and getattr(self, name) is not None:
+                yield (
+                    f"`{name}` must be None for task={self.task!r}. Received: {getattr(self, name)}"
+                )
+        for name in ("seeds", "ks", "train_examples"):
+            values = getattr(self, name) or ()
             if len(set(values)) < len(values):
                 yield f"`{name}` must be different ints. Received: {list(values)}"
         if not self.parts and not self.sweep:
@@ -207,7 +261,9 @@ class ReportSettings(DataSettings):
         Raises:
             SettingsError: if they do not fit.
         """
-        given = dict(self.pretrain)
+        task = TASKS[self.task]
+        usual = task.pretrain if task.knows(self.dataset) else ()
+        given = {**parse_assignments(PretrainSettings, usual, "pretrain"), **self.pretrain}
         if self.pretrain_epochs is not None:
             given["epochs"] = self.pretrain_epochs
         settings = PretrainSettings(
@@ -247,19 +303,23 @@ class ReportSettings(DataSettings):
             "full": finetune,
             "partial": finetune,
             "linear": self.probe,
+            "scratch": self.scratch,
             "knn": {"knn": tuple(self.ks)},
         }
-        if protocol == "scratch":
+        if self.task == "segment":
+            fields["linear"] = {"head": "pyramid", **self.probe}  # the encoder alone differs
+        if protocol == "scratch" or (self.is_dense and protocol == "linear"):
             full = self.finetune_settings(
                 seed, "full", encoder or "", image_size, num_examples, train_examples
             )
             length = {"epochs": full.epochs, "steps": full.steps}
-            own = any(self.scratch.get(name) for name in length)
-            fields["scratch"] = {**({} if own else length), **self.scratch}
+            own = any(fields[protocol].get(name) for name in length)
+            fields[protocol] = {**({} if own else length), **fields[protocol]}
         given = {"pooled_blocks": pooled_blocks, **fields.get(protocol, {})}
         settings = FinetuneSettings(
             encoder=encoder,
             **self.data_settings(),
+            task=self.task,
             protocol=protocol,
             train_examples=train_examples,
             trainable_blocks=blocks,

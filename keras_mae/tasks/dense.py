@@ -1,5 +1,6 @@
 """Fine-tuning on label maps and boxes: what segmentation and detection share."""
 
+import dataclasses
 from collections.abc import Iterator
 from typing import Any
 
@@ -14,6 +15,7 @@ from keras_mae.settings.finetune import FinetuneSettings
 from keras_mae.settings.run import PRECISIONS
 from keras_mae.settings.tools import size_argument
 from keras_mae.tasks.encoders import EncoderTask
+from keras_mae.tasks.images import device_kind
 
 DENSE_BATCH = 16  # images at a time, for measuring: outputs are large
 SHOWN_IMAGES = 8
@@ -35,6 +37,9 @@ class DenseTask(EncoderTask):
                 f"`encoder` must have blocks that are known, for task={self.task!r}. "
                 f"Received: {self.settings.encoder}"
             )
+        if device_kind() == "CPU" and self.settings.strategy != "tpu":
+            # XLA's convolutions are slower there than TensorFlow's, and take a minute to compile.
+            return dataclasses.replace(self.settings, jit=False)
         return self.settings
 
     def make(self, encoder: ViTEncoder) -> keras.Model:
@@ -59,7 +64,9 @@ class DenseTask(EncoderTask):
         """Return the arguments that all models have here."""
         settings = self.settings
         frozen = settings.protocol == "linear"
+        filters = {} if settings.filters is None else {"filters": settings.filters}
         return {
+            **filters,
             "drop_path": settings.drop_path,
             "trainable_blocks": 0 if frozen else settings.trainable_blocks,
             "image_size": size_argument(settings.image_size),

@@ -173,7 +173,7 @@ def make_encoder(settings: FinetuneSettings, source: Source) -> ViTEncoder | Sav
                 f"`encoder` must be a file or a folder that exists. Received: {settings.encoder!r}"
             )
         return load_encoder(settings.encoder, source.mean, source.std)
-    config = preset_config(settings.preset)
+    config = preset_config(str(settings.preset))
     config = {k: v for k, v in config.items() if not k.startswith("decoder_")}
     if source.image_size is not None and max(source.image_size) <= config["image_size"]:
         config["image_size"] = source.image_size

@@ -258,12 +258,17 @@ def free_memory():
         return None
 
 
-def device_line(workers, settings):
-    """Return a line on where and how a run computes."""
+def device_kind():
+    """Return "GPU" where there is one, else "CPU"."""
     names = keras.distribution.list_devices()
-    kind = (
+    return (
         "GPU" if any("gpu" in name.lower() or "cuda" in name.lower() for name in names) else "CPU"
     )
+
+
+def device_line(workers, settings):
+    """Return a line on where and how a run computes."""
+    kind = device_kind()
     kind = "TPU" if settings.strategy == "tpu" else kind
     replicas = f"{workers.replicas} {kind}s" if workers.replicas > 1 else kind
     compiled = ", compiled by XLA" if settings.jit else ""

@@ -26,8 +26,7 @@ class Segment(DenseTask):
     }
 
     def make(self, encoder: ViTEncoder) -> keras.Model:
-        default = "linear" if self.settings.protocol == "linear" else "pyramid"
-        head = self.settings.head or default
+        head = str(self.settings.head)
         return ViTSegmenter(encoder, self.num_classes, head=head, **self.model_options())
 
     def blank(self, count: int, size: tuple[int, int]) -> Any:

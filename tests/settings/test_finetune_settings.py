@@ -1,9 +1,11 @@
 import pytest
 
-from keras_mae.settings.finetune import RECIPES, FinetuneSettings
+from keras_mae.settings.finetune import RECIPES, TASKS, FinetuneSettings
+from keras_mae.settings.report import ReportSettings
 from keras_mae.training.schedules import run_schedule
 
 SMALL, LARGE = (28, 28), (224, 224)
+NAME = "mae_vit_mini_patch4"
 
 
 def resolved(image_size=SMALL, num_examples=4000, **values):
@@ -125,3 +127,66 @@ def test_a_complete_one_is_its_own_completion():
     for protocol in ("full", "linear", "partial", "scratch", "knn"):
         complete = resolved(protocol=protocol)
         assert complete.with_recipe(SMALL, 4000) == complete
+
+
+@pytest.fixture
+def checkout(monkeypatch, tmp_path):
+    """The path of the scenes' encoder, in a working directory that has one."""
+    path = tmp_path / TASKS["segment"].encoder
+    path.parent.mkdir(parents=True)
+    path.touch()
+    monkeypatch.chdir(tmp_path)
+    return TASKS["segment"].encoder
+
+
+@pytest.fixture
+def installed(monkeypatch, tmp_path):
+    """No encoder is there, as beside an installed package."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("keras_mae.settings.finetune.__file__", str(tmp_path / "a/b/c.py"))
+
+
+@pytest.mark.parametrize("task", ["segment", "detect"])
+def test_a_task_alone_says_all_where_its_encoder_is(task, checkout):
+    settings = FinetuneSettings(task=task)
+    assert (settings.dataset, settings.encoder) == ("digit_scenes", checkout)
+    assert FinetuneSettings(task=task, dataset="digit_scenes:64").encoder == checkout
+    scratch = FinetuneSettings(task=task, protocol="scratch")
+    assert scratch.encoder == checkout  # its architecture
+    assert FinetuneSettings(task=task, protocol="scratch", preset=NAME).encoder is None
+    assert FinetuneSettings(task=task, encoder="mine").encoder == "mine"
+    assert ReportSettings(task=task).encoder == checkout
+    assert ReportSettings(task=task, pretrain={"epochs": 1.0}).encoder is None
+    with pytest.raises(ValueError, match="`encoder` must be given"):
+        FinetuneSettings(task=task, dataset="coco:a.json,b")  # other images
+    assert FinetuneSettings(encoder="x").dataset == "mnist5k"
+
+
+@pytest.mark.parametrize("protocol", ["full", "partial", "linear"])
+def test_without_the_encoder_the_error_says_how_to_make_one(protocol, installed):
+    with pytest.raises(ValueError, match="`encoder` must be given") as error:
+        FinetuneSettings(task="segment", protocol=protocol)
+    assert "keras-mae pretrain --dataset=digit_scenes --preset=" in str(error.value)
+    assert "saved_models/mae_digit_scenes" in str(error.value)
+    assert FinetuneSettings(task="segment", protocol="scratch").preset == "mae_vit_mini_patch8"
+    # What the sentence names are settings, and a report without an encoder pre-trains with them.
+    own = ReportSettings(task="segment").pretrain_settings(0, (96, 96))
+    assert (own.preset, own.mask_ratio) == ("mae_vit_mini_patch8", (0.6,))
+    assert own.dataset == "digit_scenes"
+
+
+def test_label_maps_and_boxes_have_recipes_of_their_own():
+    def of(task, size=(96, 96), **values):
+        return resolved(size, 200, task=task, dataset="digit_scenes", **values)
+
+    for task in ("segment", "detect"):
+        small, large = of(task), of(task, LARGE)
+        assert (small.recipe, large.recipe) == ("small", "paper")
+        assert (small.mixup, large.mixup, large.label_smoothing) == (0, 0, 0)
+        assert small.filters == 32 and large.filters is None
+        assert of(task, filters=8).filters == 8
+    assert of("segment").head == "pyramid" and of("detect").head is None
+    assert of("segment", protocol="linear").head == "linear"
+    assert resolved().head is None and resolved().filters is None
+    with pytest.raises(ValueError, match="`filters`"):
+        FinetuneSettings(encoder="x", filters=8)
