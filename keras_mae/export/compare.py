@@ -136,7 +136,9 @@ def _changes(boxes, classes, scores, candidate_boxes, candidate_scores, rule, sc
     count = int(np.sum(classes >= 0))
     boxes, rest = boxes[:count].astype("float64"), boxes[count:]
     chosen_classes, chosen_scores = classes[:count], scores[:count].astype("float64")
-    is_padding = (classes[count:] == -1).all() and (rest == -1).all() and (scores[count:] == 0).all()
+    is_padding = (
+        (classes[count:] == -1).all() and (rest == -1).all() and (scores[count:] == 0).all()
+    )
     if not is_padding or (chosen_classes >= candidate_scores.shape[1]).any():
         return (float("nan"),) * 3
     # The candidate of each chosen box, and how far it is.
@@ -242,7 +244,8 @@ def compare_file(runner, reference):
         dict: "outputs" (name to `compare`'s result, the worst over batches of 1, of 3 and of all,
         or the file's own size), "signatures" (the same for other ways to give the images),
         "max_abs_difference", "difference", "min_cosine" (of the features), "num_images",
-        "num_boxes" (that a detector found in them; None of other models), "latency_ms", "batch_size", "keras_imported".
+        "num_boxes" (that a detector found in them; None of other models),
+        "latency_ms", "batch_size", "keras_imported".
     """
     images, normalised = reference["images"], reference["normalised"]
     inputs = ("images", "normalised", ENCODER_TOKENS, SUPPRESSION)

@@ -109,7 +109,7 @@ def pixels_of_bytes(image_bytes, image_size, background, resize="bicubic", whole
 
 
 def canvases_of_bytes(image_bytes, image_size, background, resize="bicubic"):
-    """Decode a batch of files and place each on a canvas, whole, as the pipeline of dense tasks does.
+    """Decode a batch of files and place each on a canvas, whole, as for segmentation and detection.
 
     Args:
         image_bytes, image_size, background, resize: see `pixels_of_bytes`.

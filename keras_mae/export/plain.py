@@ -179,9 +179,12 @@ class _Forward:
             gamma, beta = self.weights[f"{name}.gamma"], self.weights[f"{name}.beta"]
             return scaled * self.tensor(gamma) + self.tensor(beta)
 
-    def norm_of_head(self, x, name):
-        """As of pyramids and heads, whose epsilon is not the encoder's."""
-        return self.norm(x, name, NORM_EPSILON)
+    def norm_of_map(self, x, name):
+        """Normalise maps `(B, h, w, F)`, of pyramids and heads: their epsilon is their own."""
+        # As rows: where maps are transposed for convolutions, ONNX Runtime finds no normalisation.
+        _, rows, columns, width = x.shape
+        x = self.norm(tf.reshape(x, (self.batch, rows * columns, width)), name, NORM_EPSILON)
+        return tf.reshape(x, (self.batch, rows, columns, width))
 
     def linear(self, x, name):
         return self.affine(x, self.weights[f"{name}.kernel"], self.weights[f"{name}.bias"])
@@ -214,7 +217,7 @@ class _Forward:
             for level in others:
                 x = x + resized(level, first.shape[1:3])
             x = self.convolution(x, "fusion")
-            x = self.gelu(self.norm_of_head(x, "fusion_norm"))
+            x = self.gelu(self.norm_of_map(x, "fusion_norm"))
         logits = resized(self.linear(x, "prediction"), self.encoder.image_size)
         label_map = tf.cast(tf.argmax(logits, axis=-1, output_type=tf.int32), tf.uint8)
         return {"logits": logits, "label_map": label_map}
@@ -237,7 +240,7 @@ class _Forward:
         """Return a `DetectionHead`'s outputs of one level, `(B, anchors of the level, O)`."""
         for i in range(head.num_layers):
             x = self.convolution(x, f"{head.name}.conv_{i}")
-            x = self.gelu(self.norm_of_head(x, f"{head.name}.norm_{i}"))
+            x = self.gelu(self.norm_of_map(x, f"{head.name}.norm_{i}"))
         last = f"{head.name}.last"
         x = self.convolution(x, last) + self.tensor(self.weights[f"{last}.bias"])
         _, rows, columns, channels = x.shape
@@ -262,11 +265,11 @@ class _Forward:
                 level = tf.nn.max_pool2d(x, 2, 2, "SAME")
             for i in range(int(math.log2(max(scale, 1)))):
                 if i:
-                    level = self.gelu(self.norm_of_head(level, f"pyramid.{name}_up_norm"))
+                    level = self.gelu(self.norm_of_map(level, f"pyramid.{name}_up_norm"))
                 level = self.twice(level, f"pyramid.{name}_up_{i}")
             for kernel in (1, 3):
                 level = self.convolution(level, f"pyramid.{name}_conv_{kernel}")
-                level = self.norm_of_head(level, f"pyramid.{name}_norm_{kernel}")
+                level = self.norm_of_map(level, f"pyramid.{name}_norm_{kernel}")
             found.append(level)
         return found
 

@@ -263,8 +263,8 @@ def _quantize(model, calibration):
     with tempfile.TemporaryDirectory(prefix="keras_mae_onnx_") as scratch:
         plain, prepared, result = (Path(scratch, f"{name}.onnx") for name in "abc")
         onnx.save(model, plain)
-        # It fuses layer normalisation, and infers shapes.
-        quant_pre_process(plain, prepared)
+        # It fuses layer normalisation, and infers shapes; not by symbols, which loops do not have.
+        quant_pre_process(plain, prepared, skip_symbolic_shape=True)
         # Only products with a constant: the two of attention itself stay in float32. Weights have a
         # scale for each output.
         common = {
