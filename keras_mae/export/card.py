@@ -121,9 +121,9 @@ def _boxes_in_words(card):
         return {}
     found = card["check"]["num_boxes"]
     return {
-        "boxes": f"at most {rule['max_detections']} an image, scores from {rule['least_score']}; of "
-        f"two of a class that overlap by more than {rule['largest_overlap']} the better one; this "
-        "non-maximum suppression is inside the file",
+        "boxes": f"at most {rule['max_detections']} an image, scores from {rule['least_score']}; "
+        f"of two of a class that overlap by more than {rule['largest_overlap']} the better one. "
+        "Non-maximum suppression is inside the file",
         "boxes in the check": f"{found}"
         if found
         else "none: the choice of boxes was checked on nothing; name images in which there are "

@@ -122,10 +122,12 @@ def canvases_of_bytes(image_bytes, image_size, background, resize="bicubic"):
         image = decode_image(data, background)
         size = tf.shape(image)[:2]
         placed = tf.cond(
-            tf.reduce_all(size == image_size),
-            lambda: tf.ensure_shape(image, (*image_size, len(background))),
+            (size[0] == image_size[0]) & (size[1] == image_size[1]),
+            lambda: image,
             lambda: fitted(size, image_size).image(image, tf.constant(background), resize),
         )
+        # Not in the branch: TensorFlow would check it there whichever branch is taken.
+        placed = tf.ensure_shape(placed, (*image_size, len(background)))
         return placed, size
 
     signature = tf.TensorSpec((*image_size, len(background)), tf.float32)
