@@ -48,6 +48,7 @@ def build_card(
             "keras_imported": any(result["keras_imported"] for result in results),
             "outputs": worst["outputs"],
             "signatures": worst["signatures"],
+            "num_boxes": worst["num_boxes"],
             "fresh_process": fresh_process,
         },
         "batch_size": worst["batch_size"],
@@ -103,8 +104,28 @@ def format_card(card):
         "smallest cosine": f"{checked['min_cosine']:.8f}",
         "checked on": f"{checked['num_images']} images of {checked['images']}, "
         f"{checked['loads']} load(s)",
+        **_boxes_in_words(card),
         "latency, batch 1": "not measured" if latency is None else f"{latency:.2f} ms (median)",
         "versions": ", ".join(f"{name} {number}" for name, number in card["versions"].items()),
     }
+    if names := card.get("class_names"):
+        rows["classes"] = f"{len(names)}: {', '.join(names)}"
     lines = [f"# {card['format']}, {card['precision']}", "", "| | |", "|---|---|"]
     return "\n".join([*lines, *(f"| {name} | {value} |" for name, value in rows.items()), ""])
+
+
+def _boxes_in_words(card):
+    """Return the rows of a detector's card: how boxes are chosen, and how many the check saw."""
+    rule = card.get("suppression")
+    if rule is None:
+        return {}
+    found = card["check"]["num_boxes"]
+    return {
+        "boxes": f"at most {rule['max_detections']} an image, scores from {rule['least_score']}; "
+        f"of two of a class that overlap by more than {rule['largest_overlap']} the better one. "
+        "Non-maximum suppression is inside the file",
+        "boxes in the check": f"{found}"
+        if found
+        else "none: the choice of boxes was checked on nothing; name images in which there are "
+        "objects by --check_dataset",
+    }

@@ -3,6 +3,7 @@
 import tensorflow as tf
 
 from keras_mae.data.augment import evaluation_pixels
+from keras_mae.data.dense_augment import fitted
 
 # Pillow's grey of a colour, in 65536ths: ITU-R 601-2, rounded.
 _LUMA = (19595, 38470, 7471)
@@ -105,3 +106,49 @@ def pixels_of_bytes(image_bytes, image_size, background, resize="bicubic", whole
 
     signature = tf.TensorSpec((*image_size, len(background)), tf.float32)
     return tf.map_fn(one, image_bytes, fn_output_signature=signature)
+
+
+def canvases_of_bytes(image_bytes, image_size, background, resize="bicubic"):
+    """Decode a batch of files and place each on a canvas, whole, as for segmentation and detection.
+
+    Args:
+        image_bytes, image_size, background, resize: see `pixels_of_bytes`.
+    Returns:
+        `(images, sizes)`: float32 `(B, H, W, C)`, 0-255, and int32 `(B, 2)`, height and width of
+        the files.
+    """
+
+    def one(data):
+        image = decode_image(data, background)
+        size = tf.shape(image)[:2]
+        placed = tf.cond(
+            (size[0] == image_size[0]) & (size[1] == image_size[1]),
+            lambda: image,
+            lambda: fitted(size, image_size).image(image, tf.constant(background), resize),
+        )
+        # Not in the branch: TensorFlow would check it there whichever branch is taken.
+        placed = tf.ensure_shape(placed, (*image_size, len(background)))
+        return placed, size
+
+    signature = tf.TensorSpec((*image_size, len(background)), tf.float32)
+    sizes = tf.TensorSpec((2,), tf.int32)
+    return tf.map_fn(one, image_bytes, fn_output_signature=(signature, sizes))
+
+
+def boxes_on_files(boxes, classes, sizes, image_size):
+    """Return boxes on canvases of `canvases_of_bytes` in pixels of the files, cut at their border.
+
+    Args:
+        boxes: float32 `(B, M, 4)`.
+        classes: int32 `(B, M)`, -1 for padding.
+        sizes: int32 `(B, 2)`.
+        image_size: `(H, W)` of the canvas.
+    Returns:
+        float32 `(B, M, 4)`, -1 for padding. What lies beside an image has no area.
+    """
+    scales = tf.map_fn(
+        lambda size: fitted(size, image_size).scale, sizes, fn_output_signature=tf.float32
+    )
+    border = tf.cast(tf.gather(sizes, [1, 0, 1, 0], axis=1), tf.float32)[:, None]
+    on_file = tf.clip_by_value(boxes / scales[:, None, None], 0.0, border)
+    return tf.where(classes[..., None] >= 0, on_file, -1.0)

@@ -11,7 +11,10 @@ import math
 import numpy as np
 import tensorflow as tf
 
+from keras_mae.layers.boxes import best_boxes, decode
 from keras_mae.layers.feature_pyramid import part_of
+from keras_mae.layers.transformer import NORM_EPSILON
+from keras_mae.models.detector import ViTDetector
 from keras_mae.models.segmenter import ViTSegmenter
 from keras_mae.models.weights import get_weights
 from keras_mae.pixels import deviation_and_offset, subtract_low
@@ -24,7 +27,7 @@ def plain_function(model, batch_size=None):
     would keep the size it was traced with.
 
     Args:
-        model: `ViTEncoder`, `ViTClassifier` or `ViTSegmenter`, computing in float32.
+        model: `ViTEncoder`, `ViTClassifier`, `ViTSegmenter` or `ViTDetector`, computing in float32.
         batch_size: int; None for any.
     Returns:
         `tf.function` of `images`, float32 `(batch_size, H, W, C)`, in the model's value range: they
@@ -84,6 +87,8 @@ class _Forward:
         tokens = self.pooled_blocks(images)
         if isinstance(self.model, ViTSegmenter):
             return self.segmentation(tokens)
+        if isinstance(self.model, ViTDetector):
+            return self.detection(tokens[-1])
         count = self.encoder.num_class_tokens
         blocks = [features(one, count) for one in tokens]
         outputs = blocks[-1]
@@ -165,13 +170,21 @@ class _Forward:
         x = tf.reshape(tf.transpose(x, (0, 2, 1, 3)), (self.batch, tokens, width))
         return self.linear(x, f"{name}.output_projection")
 
-    def norm(self, x, name):
+    def norm(self, x, name, epsilon=None):
+        epsilon = self.encoder.norm_epsilon if epsilon is None else epsilon
         with tf.name_scope("norm"):
             centred = x - tf.reduce_mean(x, axis=-1, keepdims=True)
             variance = tf.reduce_mean(tf.pow(centred, 2.0), axis=-1, keepdims=True)
-            scaled = centred / tf.sqrt(variance + self.encoder.norm_epsilon)
+            scaled = centred / tf.sqrt(variance + epsilon)
             gamma, beta = self.weights[f"{name}.gamma"], self.weights[f"{name}.beta"]
             return scaled * self.tensor(gamma) + self.tensor(beta)
+
+    def norm_of_map(self, x, name):
+        """Normalise maps `(B, h, w, F)`, of pyramids and heads: their epsilon is their own."""
+        # As rows: where maps are transposed for convolutions, ONNX Runtime finds no normalisation.
+        _, rows, columns, width = x.shape
+        x = self.norm(tf.reshape(x, (self.batch, rows * columns, width)), name, NORM_EPSILON)
+        return tf.reshape(x, (self.batch, rows, columns, width))
 
     def linear(self, x, name):
         return self.affine(x, self.weights[f"{name}.kernel"], self.weights[f"{name}.bias"])
@@ -197,34 +210,66 @@ class _Forward:
     def segmentation(self, blocks):
         """Return a segmenter's outputs of the tokens of the blocks that it looks at."""
         model = self.model
-        first = self.encoder.num_class_tokens
-        x = tf.concat([tokens[:, first:] for tokens in blocks], axis=-1)
-        x = tf.reshape(x, (self.batch, *model.grid_size, x.shape[-1]))
+        x = self.patch_map(tf.concat(blocks, axis=-1))
         if model.pyramid is not None:
             first, *others = self.levels(x)
             x = first
             for level in others:
                 x = x + resized(level, first.shape[1:3])
             x = self.convolution(x, "fusion")
-            x = self.gelu(self.norm(x, "fusion_norm"))
+            x = self.gelu(self.norm_of_map(x, "fusion_norm"))
         logits = resized(self.linear(x, "prediction"), self.encoder.image_size)
         label_map = tf.cast(tf.argmax(logits, axis=-1, output_type=tf.int32), tf.uint8)
         return {"logits": logits, "label_map": label_map}
 
+    def detection(self, tokens):
+        """Return a detector's outputs of the last block's tokens."""
+        model = self.model
+        levels = self.levels(self.patch_map(tokens))
+        offsets, logits = (
+            tf.concat([self.head_of_level(level, head) for level in levels], axis=1)
+            for head in (model.box_head, model.class_head)
+        )
+        boxes = decode(offsets, tf.constant(model.anchors), self.encoder.image_size)
+        scores = tf.sigmoid(logits)
+        with tf.name_scope("suppression"):
+            found = best_boxes(boxes, scores, **model.suppression)
+        return {**found, "candidate_boxes": boxes, "candidate_scores": scores}
+
+    def head_of_level(self, x, head):
+        """Return a `DetectionHead`'s outputs of one level, `(B, anchors of the level, O)`."""
+        for i in range(head.num_layers):
+            x = self.convolution(x, f"{head.name}.conv_{i}")
+            x = self.gelu(self.norm_of_map(x, f"{head.name}.norm_{i}"))
+        last = f"{head.name}.last"
+        x = self.convolution(x, last) + self.tensor(self.weights[f"{last}.bias"])
+        _, rows, columns, channels = x.shape
+        anchors = rows * columns * channels // head.outputs
+        return tf.reshape(x, (self.batch, anchors, head.outputs))
+
+    def patch_map(self, tokens):
+        """Return the patches' tokens in their places, `(B, h, w, D)`."""
+        x = tokens[:, self.encoder.num_class_tokens :]
+        return tf.reshape(x, (self.batch, *self.encoder.grid_size, x.shape[-1]))
+
     def levels(self, x):
         """Return the levels of the model's pyramid of a map `(B, h, w, D)`, the finest first."""
-        found = []
-        for scale in self.model.pyramid.scales:
+        found, scales = [], self.model.pyramid.scales
+        for scale in scales:
+            if scale < 0.5:
+                half, step = found[scales.index(0.5)], int(0.5 / scale)
+                found.append(half[:, ::step, ::step])
+                continue
             name, level = part_of(scale), x
             if scale == 0.5:
                 level = tf.nn.max_pool2d(x, 2, 2, "SAME")
             for i in range(int(math.log2(max(scale, 1)))):
                 if i:
-                    level = self.gelu(self.norm(level, f"pyramid.{name}_up_norm"))
+                    level = self.gelu(self.norm_of_map(level, f"pyramid.{name}_up_norm"))
                 level = self.twice(level, f"pyramid.{name}_up_{i}")
             for kernel in (1, 3):
                 level = self.convolution(level, f"pyramid.{name}_conv_{kernel}")
-                level = self.norm(level, f"pyramid.{name}_norm_{kernel}")
+                level = self.norm_of_map(level, f"pyramid.{name}_norm_{kernel}")
             found.append(level)
         return found
 

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 
+from keras_mae.export.compare import CANDIDATES, Suppression, compare_detections
 from keras_mae.export.serving import (
     SessionModel,
     encode_image,
@@ -32,6 +33,8 @@ SIGNATURES = (
     "serving_bytes",
     "serving_tokens",
 )
+# A detector's answers are held to what this one gives, for near ties may be decided either way.
+SERVING_CANDIDATES = "serving_candidates"
 
 
 def find_version(path):
@@ -71,7 +74,9 @@ def serve_check(path, report=print):
             f"`saved_model` must have a signature serving_default with the input images. {path} "
             f"has {sorted(signatures)}"
         )
-    image = _image(signatures, _value_range(path))
+    card = _card(path)
+    image = _image(signatures, card.get("value_range", BYTE_RANGE))
+    rule = Suppression(**card["suppression"]) if "suppression" in card else None
     model, problems = SessionModel(path), []
     report(f"{path}: opened with tf.compat.v1.saved_model.loader")
     for name, signature in signatures.items():
@@ -90,7 +95,7 @@ def serve_check(path, report=print):
         report("PredictionService, over gRPC on 127.0.0.1:")
         for name, inputs, wanted in _requests(model, signatures, image):
             got = response_arrays(stub.Predict(predict_request(inputs, name)))
-            difference = _largest_difference(got, wanted)
+            difference = _largest_difference(got, wanted, rule)
             shapes = {key: value.shape for key, value in sorted(got.items())}
             report(f"  {name}: {_shapes(shapes)}; differs by {difference:.1e}")
             if not difference <= TOLERANCE:
@@ -109,8 +114,20 @@ def serve_check(path, report=print):
     return problems
 
 
-def _largest_difference(got, wanted):
-    """Return that of all outputs; infinity where there is nothing to compare with."""
+def _largest_difference(got, wanted, rule=None):
+    """Return that of all outputs; infinity where there is nothing to compare with.
+
+    Args:
+        got, wanted: dicts of arrays; of a detector `wanted` holds its candidates, too.
+        rule: `Suppression`, of a detector.
+    """
+    if rule is not None:
+        held_to = {name: wanted[name] for name in CANDIDATES if name in wanted}
+        if set(got) != set(wanted) - set(held_to):
+            return float("inf")
+        found = compare_detections({**held_to, **got}, wanted, rule).values()
+        # NaN, where nothing explains an answer, wins.
+        return float(np.max([one["difference"] for one in found]))
     if "feature_map" in got and "tokens" in wanted:
         shape = got["feature_map"].shape
         patches = wanted["tokens"][:, -shape[1] * shape[2] :]
@@ -131,11 +148,14 @@ def _requests(model, signatures, image):
         images = np.stack([np.roll(image, 3 * i, axis=1) for i in range(count)])
         inputs = {"images": images.astype("float32")}
         wanted = response_arrays(model.predict(predict_request(inputs)))
+        if SERVING_CANDIDATES in signatures:
+            request = predict_request(inputs, SERVING_CANDIDATES)
+            wanted.update(response_arrays(model.predict(request)))
         for name in SIGNATURES:
             if name not in signatures:
                 continue
-            if name == "serving_tokens" and "label_map" in wanted:
-                continue  # a segmenter's serving_default has nothing to compare it with
+            if name == "serving_tokens" and {"label_map", "boxes"} & set(wanted):
+                continue  # serving_default has nothing to compare it with
             if name == "serving_bytes":
                 inputs = {"image_bytes": [encode_image(one, "PNG") for one in images]}
             else:
@@ -143,11 +163,10 @@ def _requests(model, signatures, image):
             yield name, inputs, wanted
 
 
-def _value_range(path):
-    """Return the range that a SavedModel's card tells, or that of pixels 0-255."""
+def _card(path):
+    """Return a SavedModel's card, empty if there is none."""
     card = Path(path, CARD)
-    facts = json.loads(card.read_text()) if card.exists() else {}
-    return facts.get("value_range", BYTE_RANGE)
+    return json.loads(card.read_text()) if card.exists() else {}
 
 
 def _image(signatures, value_range):

@@ -23,6 +23,7 @@ from keras_mae.presets import list_presets, preset_config
 KINDS = {
     ViTClassifier: ("classifier", "classification"),
     ViTSegmenter: ("segmenter", "segmentation"),
+    ViTDetector: ("detector", "detection"),
 }
 
 
@@ -31,8 +32,7 @@ class Source:
     """What is exported.
 
     Attributes:
-        model: `ViTEncoder`, `ViTClassifier` or `ViTSegmenter`, a float32 copy at the export's image
-            size.
+        model: `ViTEncoder` or a model of `KINDS`, a float32 copy at the export's image size.
         facts: dict for the card: where it came from, sizes, value range and statistics, checksum.
     """
 
@@ -56,17 +56,12 @@ def open_source(model, image_size=None):
     origin = type(model).__name__
     if isinstance(model, str | os.PathLike):
         origin, model = str(model), load_pretrained(model)
-    if isinstance(model, ViTDetector):
-        raise ValueError(
-            "`model` must be of a kind that is exported, which detectors are not yet; their "
-            "`encoder` is. Received: a ViTDetector"
-        )
     if type(model) not in KINDS:
         try:
             model = load_encoder(model)
         except ValueError as error:
             raise ValueError(
-                "`model` must be a ViTEncoder, a ViTClassifier, a ViTSegmenter, a "
+                "`model` must be a ViTEncoder, a ViTClassifier, a ViTSegmenter, a ViTDetector, a "
                 f"MaskedAutoencoder, or a path to one. Received: {model!r}"
             ) from error
     encoder = getattr(model, "encoder", model)
@@ -106,10 +101,12 @@ def open_source(model, image_size=None):
     if model is not encoder:
         facts.update(
             num_classes=model.num_classes,
-            pooled_blocks=model.pooled_blocks,
+            pooled_blocks=getattr(model, "pooled_blocks", 1),
             class_names=None if model.class_names is None else list(model.class_names),
         )
         facts.update({key: getattr(model, key) for key in ("pooling", "head") if key in config})
+        if isinstance(model, ViTDetector):
+            facts["suppression"] = model.suppression
     return Source(copy, facts)
 
 
@@ -180,7 +177,8 @@ def model_outputs(model, images, encode=None):
     Returns:
         dict of float32 tensors: `tokens` `(B, T + N, D)`, `cls` and `pooled` `(B, D)`, and of a
         classifier `logits` and `probabilities` `(B, classes)`, and `pooled` as it pools. Of a
-        segmenter `logits` `(B, H, W, classes)` and `label_map`, uint8 `(B, H, W)`, alone.
+        segmenter `logits` `(B, H, W, classes)` and `label_map`, uint8 `(B, H, W)`, alone. Of a
+        detector what `ViTDetector.outputs_of_tokens` gives.
     """
     encoder = getattr(model, "encoder", model)
     wide = pooled_tokens(model, images) if encode is None else encode(images)

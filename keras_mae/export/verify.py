@@ -104,7 +104,8 @@ def reference_outputs(source, images, batch_size=8):
         batch_size: int. So many at a time.
     Returns:
         dict of arrays: `images`, `normalised` and the outputs of `model_outputs`; where the
-        encoder's tokens are not among these, also them, as `compare.ENCODER_TOKENS`.
+        encoder's tokens are not among these, also them, as `compare.ENCODER_TOKENS`; of a detector
+        also `compare.SUPPRESSION`.
     """
     encoder = source.encoder
     normalised = normalize(images.astype("float32"), encoder.mean, encoder.std, encoder.value_range)
@@ -121,6 +122,9 @@ def reference_outputs(source, images, batch_size=8):
         name: np.concatenate([ops.convert_to_numpy(part[name]) for part in parts])
         for name in parts[0]
     }
+    if "suppression" in source.facts:
+        rule = compare.Suppression(**source.facts["suppression"])
+        outputs[compare.SUPPRESSION] = np.asarray(rule)
     return {"images": images, "normalised": normalised, **outputs}
 
 

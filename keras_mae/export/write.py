@@ -44,13 +44,22 @@ def export_encoder(
         logits                 (B, H, W, classes)
         label_map              (B, H, W)       uint8, the class of the greatest logit
 
+    or, of a detector, after non-maximum suppression
+
+        boxes                  (B, M, 4)       left, top, right, bottom in pixels of `images`; -1
+                                               where there is none
+        classes                (B, M)          int32, -1 where there is none
+        scores                 (B, M)          in [0, 1], the best first; 0 where there is none
+        candidate_boxes        (B, A, 4)       before it: the box of each anchor,
+        candidate_scores       (B, A, classes) and its scores
+
     Then a new process, in which keras cannot be imported, loads the file and compares its outputs
     for images with the Keras model's. The differences go into `card.json` and `card.md`
     beside the file. If they are over the format's bound, nothing is left.
 
     Args:
-        model: `ViTEncoder`, `ViTClassifier`, `ViTSegmenter`, `MaskedAutoencoder` (its encoder), or
-            a path that `keras_mae.load_pretrained` knows.
+        model: `ViTEncoder`, `ViTClassifier`, `ViTSegmenter`, `ViTDetector`, `MaskedAutoencoder`
+            (its encoder), or a path that `keras_mae.load_pretrained` knows.
         directory: str or path. For "saved_model" the model's directory: the files go to its next
             free version, `directory/1`, `directory/2`, ... For others a new directory.
         format: "saved_model", "litert", "onnx", or `MODULE:CLASS` for a

@@ -163,9 +163,8 @@ def best_boxes(
     places = ops.cast(places, "int32")
     classes = places % num_classes
     boxes = ops.take_along_axis(boxes, (places // num_classes)[..., None], axis=1)
-    # Boxes of two classes are moved so far apart that they never overlap.
-    apart = ops.cast(classes, "float32")[..., None] * (ops.max(boxes) + 1)
-    conflict = overlaps(boxes + apart, boxes + apart) > largest_overlap
+    conflict = overlaps(boxes, boxes) > largest_overlap
+    conflict = conflict & (classes[:, :, None] == classes[:, None, :])
     conflict = conflict & ops.convert_to_tensor(np.tri(count, k=-1, dtype=bool))  # with a better
     is_good = best >= least_score
 

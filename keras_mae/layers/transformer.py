@@ -27,7 +27,10 @@ class LayerNormalization(keras.layers.LayerNormalization):
         return ops.cast(x, self.compute_dtype)
 
 
-def layer_norm(name: str, dtype: Any, epsilon: float = 1e-6) -> LayerNormalization:
+NORM_EPSILON = 1e-6
+
+
+def layer_norm(name: str, dtype: Any, epsilon: float = NORM_EPSILON) -> LayerNormalization:
     """Return the model's layer normalisation: moments in float32, the reference's epsilon."""
     return LayerNormalization(epsilon=epsilon, name=name, dtype=dtype)
 

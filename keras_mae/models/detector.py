@@ -224,8 +224,10 @@ class ViTDetector(CheckedLabels):
         self, images: Tensor, training: bool = False, kept: Tensor | None = None
     ) -> dict[str, Tensor]:
         trained = self.trains_encoder(training)
-        levels = self.pyramid(self.encoder(images, training=trained, kept=kept))
-        levels = list(levels.values())
+        return self._heads_of(self.encoder(images, training=trained, kept=kept))
+
+    def _heads_of(self, tokens):
+        levels = list(self.pyramid(tokens).values())
         return {"offsets": self.box_head(levels), "logits": self.class_head(levels)}
 
     def compute_output_shape(self, input_shape: Shape) -> dict[str, Shape]:
@@ -241,15 +243,31 @@ class ViTDetector(CheckedLabels):
             dict, see `keras_mae.layers.boxes.best_boxes`: `boxes` `(B, M, 4)`, (left, top, right,
             bottom) in the image's pixels, `classes` and `scores` `(B, M)`, the best first.
         """
+        return box_math.best_boxes(*self._candidates(outputs), **self.suppression)
+
+    def _candidates(self, outputs):
         anchors = ops.convert_to_tensor(self.anchors)
-        return box_math.best_boxes(
-            box_math.decode(outputs["offsets"], anchors, self.encoder.image_size),
-            ops.sigmoid(outputs["logits"]),
-            least_score=self.least_score,
-            largest_overlap=self.largest_overlap,
-            max_detections=self.max_detections,
-            num_candidates=4 * self.max_detections,
-        )
+        boxes = box_math.decode(outputs["offsets"], anchors, self.encoder.image_size)
+        return boxes, ops.sigmoid(outputs["logits"])
+
+    @property
+    def suppression(self) -> dict[str, Any]:
+        """What `keras_mae.layers.boxes.best_boxes` chooses boxes by."""
+        return {
+            "least_score": self.least_score,
+            "largest_overlap": self.largest_overlap,
+            "max_detections": self.max_detections,
+            "num_candidates": 4 * self.max_detections,
+        }
+
+    def outputs_of_tokens(self, tokens: Tensor) -> dict[str, Tensor]:
+        """Return what an export gives: `detections`, and what they are chosen from.
+
+        Those are `candidate_boxes` `(B, A, 4)` and `candidate_scores` `(B, A, num_classes)`.
+        """
+        boxes, scores = self._candidates(self._heads_of(tokens))
+        found = box_math.best_boxes(boxes, scores, **self.suppression)
+        return {**found, "candidate_boxes": boxes, "candidate_scores": scores}
 
     def predict_step(self, *args: Any) -> Any:
         outputs = super().predict_step(*args)

@@ -4,6 +4,7 @@ Usage: KERAS_BACKEND=jax python backend_run.py INPUT.npz OUTPUT.npz
 """
 
 import importlib
+import importlib.util
 import sys
 from pathlib import Path
 
@@ -27,13 +28,13 @@ sys.meta_path[:] = map(WithoutTensorFlow, sys.meta_path)
 
 import keras  # noqa: E402
 import numpy as np  # noqa: E402
-from tiny import images, tiny  # noqa: E402
+from tiny import images, label_maps, objects, tiny  # noqa: E402
 
 from keras_mae.evaluation.features import extract_features, raw_pixels  # noqa: E402
 from keras_mae.evaluation.knn import knn_accuracy  # noqa: E402
 from keras_mae.interop import load_pretrained, save_pretrained  # noqa: E402
 from keras_mae.layers import MaskRatioSchedule  # noqa: E402
-from keras_mae.models import ViTClassifier  # noqa: E402
+from keras_mae.models import ViTClassifier, backbones  # noqa: E402
 from keras_mae.tasks.probe import linear_probe  # noqa: E402
 from keras_mae.training import make_adamw  # noqa: E402
 
@@ -53,6 +54,7 @@ def main(source, target):
     for name in TRAINING:
         importlib.import_module(f"keras_mae.training.{name}")
     results = {**given_weights(np.load(source)), **trained(), **classified()}
+    results.update(dense(Path(source).parent))
     np.savez(target, **results, **interchanged(Path(target).with_suffix("")))
     assert not any(name.partition(".")[0] == "tensorflow" for name in sys.modules)
 
@@ -114,6 +116,35 @@ def classified():
         "classifier_losses_kept": fitted(recompute=False, epochs=3)[1],
         "neighbours": [knn_accuracy(f, labels, f, labels, 2, k=1) for f in (features, pixels)],
     }
+
+
+def dense(folder):
+    """Open a segmenter and a detector, give their numbers, train them, write them again."""
+    x, results = images(4), {}
+    for name, y in (("segmenter", label_maps()), ("detector", objects())):
+        model = keras.saving.load_model(folder / f"{name}.keras")
+        model.compile(make_adamw(model, 0.01))
+        outputs = model.outputs_of_tokens(model.encoder(x))
+        results[f"{name}_loss"] = numpy(model.compute_loss(None, y, model(x), training=False))
+        results.update({f"{name}_{key}": numpy(value) for key, value in outputs.items()})
+        results[f"{name}_losses"] = model.fit(x, y, epochs=15, verbose=0).history["loss"]
+        model.save(folder / "again.keras")
+        again = keras.saving.load_model(folder / "again.keras")
+        found = [keras.tree.flatten(one.predict(x, verbose=0)) for one in (model, again)]
+        differences = [np.abs(a - b).max() for a, b in zip(*found, strict=True)]
+        results[f"{name}_differences"] = differences
+    return {**results, **backbone()}
+
+
+def backbone():
+    """Give the difference of a backbone's levels for KerasHub, where that is installed."""
+    if importlib.util.find_spec("keras_hub") is None:
+        return {}
+    encoder = tiny(image_size=16, channels=3).encoder
+    model = backbones.keras_hub(encoder, filters=8, levels=["P2"])
+    x = np.random.default_rng(0).normal(size=(2, 16, 16, 3)).astype("float32")
+    wanted = model.get_layer("pyramid")(encoder(x))["P2"]
+    return {"backbone_difference": np.abs(numpy(model(x)["P2"]) - numpy(wanted)).max()}
 
 
 def interchanged(directory):

@@ -8,7 +8,10 @@ import sys
 
 import numpy as np
 import pytest
-from tiny import images, noise, shake, tiny
+from tiny import images, label_maps, noise, objects, shake, tiny
+
+from keras_mae import ViTDetector, ViTSegmenter
+from keras_mae.export.compare import CANDIDATES, Suppression, compare_detections
 
 SCRIPT = pathlib.Path(__file__).with_name("backend_run.py")
 
@@ -25,6 +28,13 @@ def test_a_backend_gives_tensorflows_numbers_and_trains_without_it(name, tmp_pat
     numbers = noise(model)
     weights = {f"weight_{i}": weight for i, weight in enumerate(model.get_weights())}
     np.savez(tmp_path / "in.npz", images=images(), noise=numbers, **weights)
+    dense = {
+        "segmenter": ViTSegmenter(tiny(num_layers=1), 3, head="pyramid", filters=8),
+        "detector": ViTDetector(tiny(num_layers=1), 3, filters=8, max_detections=10),
+    }
+    for kind, own in dense.items():
+        shake(own).compile(jit_compile=False)
+        own.save(tmp_path / f"{kind}.keras")
     environment = {**os.environ, "KERAS_BACKEND": name, "JAX_PLATFORMS": "cpu"}
     command = [sys.executable, str(SCRIPT), str(tmp_path / "in.npz"), str(tmp_path / "out.npz")]
     run = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=500)
@@ -50,3 +60,20 @@ def test_a_backend_gives_tensorflows_numbers_and_trains_without_it(name, tmp_pat
     assert (result["neighbours"] == 1).all()  # each image's nearest neighbour is itself
     assert result["linear_probe"] == 1
     assert (result["differences"] == 0).all()
+
+    for kind, y in (("segmenter", label_maps()), ("detector", objects())):
+        own = dense[kind]
+        wanted = own.outputs_of_tokens(own.encoder(images()))
+        loss = own.compute_loss(None, y, own(images()), training=False)
+        np.testing.assert_allclose(result[f"{kind}_loss"], loss, rtol=1e-4)
+        found = {key: result[f"{kind}_{key}"] for key in wanted}
+        for key in ("logits",) if kind == "segmenter" else CANDIDATES:
+            np.testing.assert_allclose(found[key], wanted[key], atol=1e-4)
+        if kind == "detector":
+            assert (found["classes"] >= 0).any()
+            judged = compare_detections(found, found, Suppression(**own.suppression))
+            assert max(one["difference"] for one in judged.values()) < 1e-6
+        losses = result[f"{kind}_losses"]
+        assert np.isfinite(losses).all() and losses[-1] < 0.9 * losses[0]
+        assert (result[f"{kind}_differences"] < 1e-5).all()
+    assert result.get("backbone_difference", 0) < 1e-5

@@ -35,6 +35,21 @@ def images(count=4, seed=0):
     return np.stack(waves).astype("float32")
 
 
+def label_maps(count=4):
+    """Return what a pixel's first channel is: low, middling, high; the first column is ignored."""
+    labels = np.digitize(images(count)[..., 0], [-0.5, 0.5])
+    labels[:, :, 0] = 255
+    return labels
+
+
+def objects(count=4):
+    """Return one box of another class in each image, and a place of padding."""
+    boxes = np.full((count, 2, 4), -1, "float32")
+    boxes[:, 0] = [[i % 3, 1, 7 + i % 3, 7] for i in range(count)]
+    classes = np.stack([np.arange(count) % 3, np.full(count, -1)], axis=1)
+    return {"boxes": boxes, "classes": classes.astype("int32")}
+
+
 def noise(model, count=4, seed=1):
     """Noise that fixes `count` masks of a model."""
     rng = np.random.default_rng(seed)

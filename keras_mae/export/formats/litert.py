@@ -30,26 +30,10 @@ PRECISIONS = {
     "int16x8": "int8",
 }
 CALIBRATED = ("int8", "full_int8", "int16x8")
-# What "int8" leaves in float32: all but the linear layers, where nearly all work is done. Layer
+WHOLLY_QUANTIZED = ("full_int8", "int16x8")
+# What "int8" has in 8 bits: linear layers and convolutions, where nearly all work is done. Layer
 # normalisation, first of all, loses in 8 bits what it is there for (docs/export.md has numbers).
-FLOAT_OPERATORS = (
-    "ADD",
-    "BATCH_MATMUL",
-    "DIV",
-    "GELU",
-    "MEAN",
-    "MUL",
-    "PAD",
-    "POW",
-    "RESHAPE",
-    "RSQRT",
-    "SOFTMAX",
-    "SQRT",
-    "SQUARED_DIFFERENCE",
-    "STRIDED_SLICE",
-    "SUB",
-    "TRANSPOSE",
-)
+INT8_OPERATORS = ("CONV_2D", "FULLY_CONNECTED")
 CULPRITS = 5
 CULPRIT_IMAGES = 8
 
@@ -80,8 +64,8 @@ class LiteRT(Format):
         none          float32
         float16       weights in float16, computed in float32 where the hardware has no better
         dynamic_int8  linear layers: weights in 8 bits, inputs quantized as they come
-        int8          linear layers in 8 bits, with ranges of inputs seen on representative images;
-                      the rest float32
+        int8          linear layers and convolutions in 8 bits, with ranges of inputs seen on
+                      representative images; the rest float32
         full_int8     everything in 8 bits, for hardware that has nothing else
         int16x8       everything, weights in 8 bits and the rest in 16; slow on CPUs
 
@@ -113,6 +97,12 @@ class LiteRT(Format):
 
     def write(self, source, directory, images):
         check_constants_fit(source)
+        if source.facts["task"] == "detection" and self.quantize in WHOLLY_QUANTIZED:
+            allowed = [name for name in PRECISIONS if name not in WHOLLY_QUANTIZED]
+            raise ValueError(
+                f"`quantize` must be one of {allowed} for a detector: 8 bits do not tell boxes and "
+                f"classes apart. Received: {self.quantize!r}"
+            )
         calibration, facts = None, {"quantize": self.quantize}
         if self.quantize in CALIBRATED:
             calibration, more = representative_images(
@@ -153,9 +143,7 @@ def convert(model, quantize="none", calibration=None, batch_size=1):
     with _converter(model, quantize, calibration, batch_size) as converter:
         if quantize != "int8":
             return converter.convert()
-        options = tf.lite.experimental.QuantizationDebugOptions(
-            denylisted_ops=list(FLOAT_OPERATORS)
-        )
+        options = tf.lite.experimental.QuantizationDebugOptions(denylisted_ops=_float_operators())
         return _debugger(converter, calibration, options).get_nondebug_quantized_model()
 
 
@@ -189,6 +177,15 @@ def _converter(model, quantize, calibration, batch_size):
             )
             converter.target_spec.supported_ops = [first, sets.TFLITE_BUILTINS]
         yield converter
+
+
+def _float_operators():
+    """Return the names of all operators of LiteRT but `INT8_OPERATORS`."""
+    from tensorflow.lite.python.schema_py_generated import BuiltinOperator
+
+    return sorted(
+        name for name in vars(BuiltinOperator) if name.isupper() and name not in INT8_OPERATORS
+    )
 
 
 def _batches(images, size):
@@ -227,7 +224,7 @@ def layer_errors(model, calibration, quantize="int8"):
     import tensorflow as tf
 
     options = tf.lite.experimental.QuantizationDebugOptions(
-        denylisted_ops=list(FLOAT_OPERATORS) if quantize == "int8" else None
+        denylisted_ops=_float_operators() if quantize == "int8" else None
     )
     with _converter(model, quantize, calibration, 1) as converter, np.errstate(all="ignore"):
         debugger = _debugger(converter, calibration[:CULPRIT_IMAGES], options)

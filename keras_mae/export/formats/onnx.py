@@ -134,11 +134,22 @@ def convert(model):
     _fill_in(proto.graph, weights)
     _restore_divisions(proto.graph)
     _keep_batch(proto.graph)
-    used = {name for node in proto.graph.node for name in node.input}
+    used = _read_names(proto.graph)
     kept = [constant for constant in proto.graph.initializer if constant.name in used]
     del proto.graph.initializer[:]
     proto.graph.initializer.extend(kept)
     return proto
+
+
+def _read_names(graph):
+    """Return the names of all that the nodes of a graph read, those of loops' bodies too."""
+    found = set()
+    for node in graph.node:
+        found.update(node.input)
+        for attribute in node.attribute:
+            if attribute.HasField("g"):
+                found |= _read_names(attribute.g) | {value.name for value in attribute.g.output}
+    return found
 
 
 def _fill_in(graph, weights):
@@ -181,15 +192,21 @@ def _restore_divisions(graph):
 def _keep_batch(graph):
     """Name the batch axis, and let it be known after each reshape: `-1` becomes `0`, as it was.
 
-    Sums are fused only where both sides are known to have one shape.
+    Sums are fused only where both sides are known to have one shape. Reshapes that mix the batch
+    with other axes are left alone.
     """
     from onnx import numpy_helper
 
     constants = {constant.name: constant for constant in graph.initializer}
+    sizes = {
+        value.name: [dim.dim_value for dim in value.type.tensor_type.shape.dim[1:]]
+        for value in (*graph.input, *graph.value_info)
+    }
     for node in graph.node:
         if node.op_type == "Reshape" and node.input[1] in constants:
             shape = numpy_helper.to_array(constants[node.input[1]])
-            if shape[0] == -1:
+            of_an_image = np.prod(sizes.get(node.input[0], [0]))
+            if shape[0] == -1 and np.prod(shape[1:]) == of_an_image:
                 shape = np.concatenate([[0], shape[1:]]).astype("int64")
                 _set_constant(graph, node, f"{node.name}/shape", shape)
     for value in (*graph.input, *graph.output):
@@ -246,8 +263,8 @@ def _quantize(model, calibration):
     with tempfile.TemporaryDirectory(prefix="keras_mae_onnx_") as scratch:
         plain, prepared, result = (Path(scratch, f"{name}.onnx") for name in "abc")
         onnx.save(model, plain)
-        # It fuses layer normalisation, and infers shapes.
-        quant_pre_process(plain, prepared)
+        # It fuses layer normalisation, and infers shapes; not by symbols, which loops do not have.
+        quant_pre_process(plain, prepared, skip_symbolic_shape=True)
         # Only products with a constant: the two of attention itself stay in float32. Weights have a
         # scale for each output.
         common = {

@@ -11,6 +11,7 @@ from keras_mae.files import check_writable, next_version_path, write_json
 from keras_mae.pixels import BYTE_RANGE, normalize, pixel_dtype
 
 CLASS_NAMES = "class_names.json"
+SERVING_CANDIDATES = "serving_candidates"
 
 
 class Runner:
@@ -23,10 +24,18 @@ class Runner:
 
         self.tf = tf
         self.loaded = tf.saved_model.load(path)
-        self.default = self.loaded.signatures["serving_default"]
 
     def __call__(self, images):
-        outputs = self.default(images=self.tf.constant(images.astype("float32")))
+        outputs = self.answer(images)
+        if SERVING_CANDIDATES in self.loaded.signatures:
+            outputs.update(self.answer(images, SERVING_CANDIDATES))
+        return outputs
+
+    def answer(self, images, signature="serving_default"):
+        """Return the outputs of one signature."""
+        outputs = self.loaded.signatures[signature](
+            images=self.tf.constant(images.astype("float32"))
+        )
         return {name: value.numpy() for name, value in outputs.items()}
 
     def others(self, images, normalised):
@@ -56,9 +65,11 @@ class SavedModel(Format):
                          REST clients of either send to serving_default
         serving_bytes    image_bytes string (B,): JPEG or PNG files, of any sizes; of models that
                          take pixels 0-255 of one or three channels
+        serving_candidates  images float32; of detectors: `candidate_boxes` and `candidate_scores`
         serving_tokens   images float32; with `dense`
 
-    The first three give what `keras_mae.export.export_encoder` says; `serving_tokens` gives
+    The first three give the other outputs that `keras_mae.export.export_encoder` names, but that
+    boxes of `serving_bytes` are in the file's pixels; `serving_tokens` gives
     `feature_map` `(B, H / p, W / q, D)`, the patches' tokens in their places, for dense heads.
     Beside them there is the endpoint `serve`: images float32, normalised, to tokens
     `(B, T + N, D)`. Its variables train. Names of classes are in `class_names.json`.
@@ -120,13 +131,25 @@ class SavedModel(Format):
         import keras
         import tensorflow as tf
 
-        from keras_mae.export.image_bytes import pixels_of_bytes
+        from keras_mae.export.compare import CANDIDATES
+        from keras_mae.export.image_bytes import (
+            boxes_on_files,
+            canvases_of_bytes,
+            pixels_of_bytes,
+        )
         from keras_mae.export.serving import read_signatures, write_warmup
         from keras_mae.export.source import model_outputs, pooled_tokens
 
         model, encoder = source.model, source.encoder
         size, value_range = encoder.image_size, encoder.value_range
         shape, dtype = (None, *size, encoder.channels), pixel_dtype(value_range)
+        task = source.facts["task"]
+        is_dense = task in ("segmentation", "detection")
+        if self.whole and is_dense:
+            raise ValueError(
+                f"`whole` must be left out for {task}: serving_bytes takes the whole image anyway, "
+                "in its own shape. Received: True"
+            )
 
         # One graph of the encoder, which all signatures call: it is not written once for each.
         @tf.function(input_signature=[tf.TensorSpec(shape, tf.float32)], autograph=False)
@@ -140,11 +163,26 @@ class SavedModel(Format):
             normalised = normalize(images, encoder.mean, encoder.std, value_range)
             return model_outputs(model, normalised, encode)
 
+        def answer(images):
+            outputs = outputs_of(images)
+            return {name: value for name, value in outputs.items() if name not in CANDIDATES}
+
+        def candidates(images):
+            outputs = outputs_of(images)
+            return {name: outputs[name] for name in CANDIDATES}
+
+        background = [255 * mean for mean in encoder.mean]
+
         def of_bytes(image_bytes):
-            background = [255 * mean for mean in encoder.mean]
-            return outputs_of(
-                pixels_of_bytes(image_bytes, size, background, self.resize, self.whole)
-            )
+            return answer(pixels_of_bytes(image_bytes, size, background, self.resize, self.whole))
+
+        def of_whole_bytes(image_bytes):
+            images, sizes = canvases_of_bytes(image_bytes, size, background, self.resize)
+            outputs = answer(images)
+            if task == "detection":
+                boxes, classes = outputs["boxes"], outputs["classes"]
+                outputs["boxes"] = boxes_on_files(boxes, classes, sizes, size)
+            return outputs
 
         def feature_map(images):
             tokens = last_block(normalize(images, encoder.mean, encoder.std, value_range))
@@ -154,16 +192,18 @@ class SavedModel(Format):
             }
 
         pixels = tf.TensorSpec(shape, tf.float32, name="images")
-        endpoints = {"serve": (last_block, pixels), "serving_default": (outputs_of, pixels)}
+        endpoints = {"serve": (last_block, pixels), "serving_default": (answer, pixels)}
         if dtype != "float32":
             endpoints[f"serving_{dtype}"] = (
-                lambda images: outputs_of(tf.cast(images, tf.float32)),
+                lambda images: answer(tf.cast(images, tf.float32)),
                 tf.TensorSpec(shape, dtype, name="images"),
             )
         # TensorFlow decodes files of no other pixels.
         if value_range == BYTE_RANGE and encoder.channels in (1, 3):
             files = tf.TensorSpec((None,), tf.string, name="image_bytes")
-            endpoints["serving_bytes"] = (of_bytes, files)
+            endpoints["serving_bytes"] = (of_whole_bytes if is_dense else of_bytes, files)
+        if task == "detection":
+            endpoints[SERVING_CANDIDATES] = (candidates, pixels)
         if self.dense:
             endpoints["serving_tokens"] = (feature_map, pixels)
         # It tracks the variables that its functions use. If it were told to track the model, too,
@@ -177,6 +217,6 @@ class SavedModel(Format):
         signatures = read_signatures(directory)
         if self.warmup:
             write_warmup(directory, signatures, images[0], source.facts["kind"])
-        transform = {"resize": self.resize, "whole": self.whole}
+        transform = {"resize": self.resize, "whole": self.whole or is_dense}
         facts = {"warmup_requests": self.warmup, "bytes_transform": transform}
         return Written(".", "float32", signatures, facts)
