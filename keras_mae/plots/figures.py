@@ -97,11 +97,14 @@ class Shown:
 
     def masked(self, images: Tensor, mask: Tensor) -> np.ndarray:
         """Return images in which the patches of a mask `(B, N)` are grey."""
+        # Grey stands out from any data set's mean colour.
+        return np.where(self.hidden(mask), 0.5, self(images))
+
+    def hidden(self, mask: Tensor) -> np.ndarray:
+        """Return bool `(B, H, W, 1)`, true where a pixel is hidden by a mask `(B, N)`."""
         (height, width), (p, q) = self.encoder.image_size, self.encoder.patch_size
         hidden = ops.convert_to_numpy(mask).reshape(-1, height // p, width // q) > 0
-        hidden = hidden.repeat(p, axis=1).repeat(q, axis=2)[..., None]
-        # Grey stands out from any data set's mean colour.
-        return np.where(hidden, 0.5, self(images))
+        return hidden.repeat(p, axis=1).repeat(q, axis=2)[..., None]
 
     def _pixels(self, images: Tensor) -> np.ndarray:
         pixels = denormalize(ops.convert_to_numpy(images), self.encoder.mean, self.encoder.std)
