@@ -17,6 +17,7 @@ from keras_mae.types import AnyPath
 
 MIME = {".png": "image/png", ".webp": "image/webp", ".jpg": "image/jpeg"}
 MOST_POINTS = 300  # of a line
+UNSHOWN = 0.02  # share of x, at the beginning, that does not decide how high a chart is
 _STYLE = """
 :root { color-scheme: light dark; --text: #1c2126; --faint: #5d6873; --back: #fff;
   --panel: #f3f5f7; --line: #d7dce1; --link: #1f5a99; --c1: #1f5a99; --c2: #b8610f; --c3: #35753e;
@@ -43,6 +44,7 @@ th { color: var(--faint); font-weight: 600; }
 figure { margin: 1rem 0; }
 figure img { display: block; max-width: 100%; height: auto; background: #fff;
   border-radius: .4rem; }
+@media (max-width: 44rem) { figure img { max-width: 44rem; } }
 figcaption { color: var(--faint); font-size: .9rem; margin-top: .4rem; }
 svg { display: block; width: 100%; max-width: 34rem; height: auto; }
 svg text { fill: var(--faint); font: 11px system-ui, sans-serif; }
@@ -157,7 +159,7 @@ class Figure(Block):
         about = _escaped(self.about)
         mime = MIME[Path(self.path).suffix.lower()]
         image = f'<img src="data:{mime};base64,{data}" alt="{about}">'
-        return f"<figure>{image}<figcaption>{about}</figcaption></figure>"
+        return f'<figure><div class="wide">{image}</div><figcaption>{about}</figcaption></figure>'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -214,10 +216,13 @@ class Curves(Block):
         points = [point for line in lines.values() for point in line]
         if not points:
             return ""
-        left, top, width, height = 46, 10, 360, 170
-        x_ticks = _ticks(min(x for x, _ in points), max(x for x, _ in points))
-        ys = [y for _, y in points] + [y for y in self.levels.values() if math.isfinite(y)]
-        y_ticks = _ticks(min(ys), max(ys))
+        left, top, width, height, right = 46, 10, 360, 170, 24
+        first, last = min(x for x, _ in points), max(x for x, _ in points)
+        x_ticks = _ticks(first, last)
+        # A loss falls from afar at first: the rest would be a flat line.
+        levels = [y for y in self.levels.values() if math.isfinite(y)]
+        later = [y for x, y in points if x >= first + UNSHOWN * (last - first)]
+        y_ticks = _ticks(min(levels + [y for _, y in points]), max(levels + later))
 
         def place(x: float, y: float) -> tuple[float, float]:
             across = (x - x_ticks[0]) / (x_ticks[-1] - x_ticks[0])
@@ -243,6 +248,7 @@ class Curves(Block):
         for i, (name, line) in enumerate(lines.items()):
             colour = f"var(--c{i % 4 + 1})"
             places = [place(*point) for point in line]
+            places = [(x, max(y, 0)) for x, y in places]
             if len(places) == 1:  # would not be seen as a line
                 parts.append(
                     f'<circle cx="{places[0][0]:.1f}" cy="{places[0][1]:.1f}" r="3" '
@@ -260,7 +266,7 @@ class Curves(Block):
                 f'stroke-width="1.6" stroke-dasharray="{dashes}"/>'
             )
             parts.append(_label(left + 30, y, name, "start"))
-        size = f"0 0 {left + width + 14} {top + height + 40 + 16 * len(legend)}"
+        size = f"0 0 {left + width + right} {top + height + 40 + 16 * len(legend)}"
         return f'<svg viewBox="{size}" role="img">{"".join(parts)}</svg>'
 
 

@@ -129,6 +129,14 @@ def test_curves_are_where_their_numbers_are(written):
     assert float(dashed[0]["y1"]) == pytest.approx(y1, abs=0.1)
 
 
+def test_what_a_loss_falls_from_does_not_flatten_the_rest(written):
+    points = [(0, 100.0), (1, 50.0), *((i, 0.5) for i in range(50, 100)), (100, 0.0)]
+    page = written(Curves("loss", {"a": points}))
+    ys = [float(point.split(",")[1]) for point in page.all("polyline")[0]["points"].split()]
+    assert ys[0] == ys[1] == 0 and ys[3] - ys[0] < ys[-1] - ys[3] + 11
+    assert "0.5" in page.texts and "100" in page.texts and "50" not in page.texts
+
+
 def test_long_curves_are_thinned_and_end_where_they_end():
     points = [(i, float(i % 2)) for i in range(10_001)]
     thin = pages._thinned(points)

@@ -344,7 +344,7 @@ class Pretrain(ImageTask):
         if not rows:
             return sentence
         shares = [f"{name} {row['linear_probe']:.1%}" for name, row in rows.items()]
-        return f"{sentence} Accuracy of a linear probe: {', '.join(reversed(shares))}."
+        return f"{sentence} Accuracy of a linear probe: {'; '.join(reversed(shares))}."
 
     def result_blocks(self, results: dict[str, Any]) -> list[Block]:
         if "accuracy" not in results:

@@ -65,13 +65,19 @@ def run_blocks(task: Any, results: dict[str, Any]) -> list[Block]:
     return [
         *blocks,
         Heading("How it was made"),
-        Code(shlex.join(map(str, config["command"]))),
+        Code(_command(config["command"])),
         Items(_lines(task)),
         *_settings(settings),
         Details("Versions", [_table(config["environment"])]),
         Heading("Files"),
         Files([(name, what) for name, what in task.files.items() if (directory / name).exists()]),
     ]
+
+
+def _command(words: Sequence[str]) -> str:
+    """Return the command of a run as it is typed."""
+    script = bool(words) and words[0].endswith(".py")
+    return shlex.join(["python", *words] if script else words)
 
 
 def _lines(task: Any) -> list[str]:
@@ -91,7 +97,7 @@ def _curves(path: Path, results: dict[str, Any]) -> list[Curves]:
     losses = {name: found for name, found in losses.items() if found}
     level = results.get("mean_predictor_loss")
     levels = {} if level is None else {"a predictor of each position's mean patch": level}
-    curves = [Curves("Loss.", losses, levels=levels)] if losses else []
+    curves = [Curves("The loss over steps.", losses, levels=levels)] if losses else []
     for key in names:
         found = points(key) if key.startswith("val_") and key != "val_loss" else []
         if len(found) > 1:
