@@ -17,6 +17,7 @@ from keras_mae.types import AnyPath
 
 MIME = {".png": "image/png", ".webp": "image/webp", ".jpg": "image/jpeg"}
 MOST_POINTS = 300  # of a line
+SHORT = 16  # letters of a cell that is never broken
 UNSHOWN = 0.02  # share of x, at the beginning, that does not decide how high a chart is
 _STYLE = """
 :root { color-scheme: light dark; --text: #1c2126; --faint: #5d6873; --back: #fff;
@@ -39,13 +40,16 @@ pre.wraps { white-space: pre-wrap; overflow-wrap: anywhere; }
 table { border-collapse: collapse; font-size: .9rem; font-variant-numeric: tabular-nums; }
 th, td { text-align: left; vertical-align: top; padding: .35rem 1rem .35rem 0;
   border-bottom: 1px solid var(--line); }
-td { max-width: 28rem; overflow-wrap: break-word; }
+td { min-width: 8rem; max-width: 28rem; }
+td.short { min-width: 0; white-space: nowrap; }
 th { color: var(--faint); font-weight: 600; }
 figure { margin: 1rem 0; }
 figure img { display: block; max-width: 100%; height: auto; background: #fff;
   border-radius: .4rem; }
 @media (max-width: 44rem) { figure img { max-width: 44rem; } }
 figcaption { color: var(--faint); font-size: .9rem; margin-top: .4rem; }
+.beside { display: grid; gap: 0 2rem;
+  grid-template-columns: repeat(auto-fill, minmax(19rem, 1fr)); }
 svg { display: block; width: 100%; max-width: 34rem; height: auto; }
 svg text { fill: var(--faint); font: 11px system-ui, sans-serif; }
 summary { cursor: pointer; color: var(--link); margin: 1rem 0 .5rem; }
@@ -137,10 +141,7 @@ class Table(Block):
 
     def html(self, directory: Path) -> str:
         head = "".join(f"<th>{_escaped(name)}</th>" for name in self.head)
-        rows = "\n".join(
-            "<tr>" + "".join(f"<td>{_escaped(value)}</td>" for value in row) + "</tr>"
-            for row in self.rows
-        )
+        rows = "\n".join(f"<tr>{''.join(map(_cell, row))}</tr>" for row in self.rows)
         return f'<div class="wide"><table>\n<tr>{head}</tr>\n{rows}\n</table></div>'
 
 
@@ -173,9 +174,20 @@ class Files(Block):
         for path, about in self.files:
             target = _escaped(urllib.parse.quote(path, errors="surrogateescape"))
             link = f'<a href="{target}">{_escaped(path)}</a>'
-            rows.append(f"<tr><td>{link}</td><td>{_escaped(about)}</td></tr>")
+            rows.append(f'<tr><td class="short">{link}</td><td>{_escaped(about)}</td></tr>')
         lines = "\n".join(rows)
         return f'<div class="wide"><table>\n{lines}\n</table></div>'
+
+
+@dataclasses.dataclass(frozen=True)
+class Beside(Block):
+    """Blocks beside each other where there is room, else below each other."""
+
+    blocks: Sequence[Block]
+
+    def html(self, directory: Path) -> str:
+        inside = "\n".join(block.html(directory) for block in self.blocks)
+        return f'<div class="beside">\n{inside}\n</div>'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -315,6 +327,11 @@ def write_html(blocks: Sequence[Block], path: AnyPath) -> None:
 """
     with atomic_path(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
+
+
+def _cell(value: object) -> str:
+    kind = ' class="short"' if len(str(value)) <= SHORT else ""
+    return f"<td{kind}>{_escaped(value)}</td>"
 
 
 def _escaped(text: object) -> str:

@@ -32,7 +32,8 @@ def demo(settings: DemoSettings) -> None:
     looker = Looker(settings)
     app = build_app(looker, gradio)
     serve(app, settings, gradio)
-    print(f"Open http://{HOST}:{settings.port} in a browser of this machine. Ctrl-C ends it.")
+    address = f"http://{HOST}:{settings.port}"
+    print(f"Open {address} in a browser of this machine. Ctrl-C ends it.", flush=True)
     with contextlib.suppress(KeyboardInterrupt):
         app.block_thread()
     print("The demo has ended.")
@@ -270,7 +271,7 @@ def build_app(looker: Looker, gradio: Any) -> Any:
         with gradio.Row():
             original = picture("Picture", "original")
             attention = picture("Attention", "attention", visible=has_blocks)
-            components = picture("Principal components of the patches' tokens", "components")
+            components = picture("Principal components", "components")
 
         def rebuilt(image: Any, mask: Any) -> tuple[Any, ...]:
             found = looker.rebuild(image, mask)

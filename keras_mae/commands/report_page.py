@@ -105,7 +105,7 @@ def _best(rows, names, labels):
 
 
 def headline(summary):
-    """Return what came out in a sentence or two; empty where nothing has been measured yet.
+    """Return what came out in a sentence or two.
 
     Args:
         summary: see `write_report`.
@@ -130,6 +130,8 @@ def headline(summary):
         if beside is not None:
             text += f"; the rival has {format_accuracy(beside)}"
         sentences.append(f"{text}.")
+    if rows and not sentences:
+        sentences.append(_highest(rows))
     for setting, values in summary["sweeps"].items():
         for panel in list(dict.fromkeys(p for v in values for p in v["accuracy"]))[:1]:
             measured = {v["value"]: v["accuracy"][panel] for v in values if panel in v["accuracy"]}
@@ -137,7 +139,19 @@ def headline(summary):
             sentences.append(
                 f"Of {setting}, {best} is highest: {format_accuracy(measured[best])} ({panel})."
             )
-    return " ".join(sentences)
+    return " ".join(sentences) or "Nothing has been measured yet."
+
+
+def _highest(rows):
+    """Return a sentence on the best method of all, and the best one of the encoder."""
+    labels = next(label for row in rows.values() for label in row["labels"])
+    measured = [name for name, row in rows.items() if labels in row["labels"]]
+    first = _best(rows, measured, labels)
+    own = _best(rows, [n for n in measured if rows[n]["features"] == "pre-trained"], labels)
+    text = f"With {labels}, {first} is best: {format_accuracy(rows[first]['labels'][labels])}"
+    if own not in (None, first):
+        text += f"; the encoder's best is {own}: {format_accuracy(rows[own]['labels'][labels])}"
+    return f"{text}."
 
 
 def _header(summary, first):
@@ -155,8 +169,7 @@ def _header(summary, first):
         *(f"Versions: {_versions(environment)}." for environment in environments),
     ]
     title = Heading(f"What the encoder is good for: {summary['dataset']}", 1)
-    lead = [Text(first, leads=True)] if first else []
-    return [title, *lead, Code(summary["command"]), Items(facts)]
+    return [title, Text(first, leads=True), Code(summary["command"]), Items(facts)]
 
 
 def _rival_line(rival):

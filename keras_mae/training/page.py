@@ -10,6 +10,7 @@ from typing import Any
 
 from keras_mae.pages import (
     MIME,
+    Beside,
     Block,
     Code,
     Curves,
@@ -58,7 +59,7 @@ def run_blocks(task: Any, results: dict[str, Any]) -> list[Block]:
     ]
     curves = _curves(directory / "metrics.jsonl", results)
     if curves:
-        blocks += [Heading("Curves"), *curves]
+        blocks += [Heading("Curves"), Beside(curves)]
     figures = _figures(directory, task.files)
     if figures:
         blocks += [Heading("Figures"), *figures]
@@ -102,7 +103,7 @@ def _curves(path: Path, results: dict[str, Any]) -> list[Curves]:
         found = points(key) if key.startswith("val_") and key != "val_loss" else []
         if len(found) > 1:
             words = key.removeprefix("val_").replace("_", " ")
-            curves.append(Curves(f"{words} of held-out images.", {words: found}))
+            curves.append(Curves(f"{words}, of held-out images.", {words: found}))
     return curves
 
 
@@ -137,4 +138,6 @@ def _table(values: dict[str, Any]) -> Table:
 def _value(value: Any) -> str:
     if value is None:
         return "-"
-    return ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+    if isinstance(value, list | tuple):
+        return ", ".join(map(_value, value))
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
