@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from keras_mae.version import __version__
 
 if TYPE_CHECKING:
-    from keras_mae import data, layers, training
+    from keras_mae import data, layers, plots, training
     from keras_mae.export import export_encoder
     from keras_mae.interop import (
         load_encoder,
@@ -57,6 +57,7 @@ _HOMES = {
     "load_encoder": "keras_mae.interop",
     "load_pretrained": "keras_mae.interop",
     "load_weights_into": "keras_mae.interop",
+    "plots": "keras_mae.plots",
     "pretrain": "keras_mae.tasks.pretrain",
     "push_to_hub": "keras_mae.interop",
     "save_pretrained": "keras_mae.interop",
@@ -86,6 +87,7 @@ __all__ = [
     "load_encoder",
     "load_pretrained",
     "load_weights_into",
+    "plots",
     "pretrain",
     "push_to_hub",
     "save_pretrained",

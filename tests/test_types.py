@@ -33,10 +33,14 @@ MODULES = (
     "keras_mae.evaluation.segmentation",
     "keras_mae.files",
     "keras_mae.pixels",
+    "keras_mae.pages",
+    "keras_mae.plots.attention",
     "keras_mae.plots.charts",
+    "keras_mae.plots.components",
     "keras_mae.plots.confusion",
     "keras_mae.plots.dense",
     "keras_mae.plots.figures",
+    "keras_mae.plots.reconstructions",
     "keras_mae.presets",
     "keras_mae.registry",
     "keras_mae.tasks.classify",
@@ -48,6 +52,7 @@ MODULES = (
     "keras_mae.tasks.probe",
     "keras_mae.tasks.segment",
     "keras_mae.training.loop",
+    "keras_mae.training.page",
 )
 
 

@@ -105,12 +105,37 @@ login`. What it prints at the end opens the model again, here or with --encoder 
     ),
     "reconstruct": Command(
         "keras_mae.settings.tools:ReconstructSettings",
-        "keras_mae.commands.functions:reconstruct",
+        "keras_mae.commands.looking:reconstruct",
         """Hide patches of your own pictures, and see what a pre-trained model makes of the rest.
 
 Writes one figure: each picture, masked, and rebuilt.
 
-    {program} --model=saved_models/mae_mnist5k --image=a.png --image=b.jpg""",
+    {program} --model=saved_models/mae_mnist5k --image=a.png --image=b.jpg
+    {program} --model=saved_models/mae_mnist5k --mask_ratio=.5 --masking=block photos/""",
+        positional="image",
+    ),
+    "visualize": Command(
+        "keras_mae.settings.tools:VisualizeSettings",
+        "keras_mae.commands.looking:visualize",
+        """Look inside a model, on your own pictures: attention, components, reconstructions.
+
+Writes a figure each: what the class token looks at, by head; the principal components of patch
+tokens as colours; pictures rebuilt at several mask ratios, with several strategies, or with a mask
+of your own.
+
+    {program} --model=saved_models/mae_mnist5k --image=mnist5k
+    {program} --model=saved_models/mae_mnist5k --masking=random,block,grid --mask=mask.png a.png""",
+        positional="image",
+    ),
+    "demo": Command(
+        "keras_mae.settings.tools:DemoSettings",
+        "keras_mae.commands.demo:demo",
+        """Serve a page on this machine: hide patches of pictures, and look inside a model.
+
+It needs `pip install "keras_mae[demo]"`. Only this machine can open the page.
+
+    {program} --model=saved_models/mae_mnist5k
+    {program} --model=saved_models/mae_mnist5k --port=8000 photos/""",
         positional="image",
     ),
     "records": Command(

@@ -6,18 +6,12 @@ import sys
 import time
 from pathlib import Path
 
-import keras
 import numpy as np
 
-from keras_mae.data import evaluation_transform
-from keras_mae.data.decode import decode_image, reason_of
-from keras_mae.data.sensor import Sensor
 from keras_mae.files import check_writable, printable, save_model
 from keras_mae.interop import load_pretrained, push_to_hub, save_pretrained
-from keras_mae.interop.hub import is_hub
 from keras_mae.models import MaskedAutoencoder
 from keras_mae.models.weights import get_weights
-from keras_mae.pixels import normalize
 from keras_mae.settings.tools import size_argument
 
 LARGEST_DIFFERENCE = 1e-5  # of what was written and read back
@@ -31,60 +25,6 @@ def report(settings):
     if failures:
         return f"{len(failures)} jobs failed or were left out; report.md names them."
     return None
-
-
-def reconstruct(settings):
-    """Draw a figure of pictures, masked and rebuilt."""
-    from keras_mae.plots.figures import reconstruction_figure
-
-    model = load_autoencoder(settings.model)
-    bands = settings.bands
-    images = np.concatenate([read_picture(path, model.encoder, bands) for path in settings.image])
-    statistics = "oracle" if settings.oracle else "visible"
-    reconstruction_figure(
-        model, images, settings.output, settings.seed, statistics, bands=settings.figure_bands
-    )
-    print(f"Wrote {settings.output}")
-
-
-def read_picture(path, encoder, bands=None):
-    """Return a file's image as an encoder sees it: float32 `(1, H, W, C)`, normalised.
-
-    Raises:
-        ValueError: if it is no image, or cannot be seen with the encoder's channels.
-    """
-    try:
-        data = Path(path).read_bytes()
-        image = decode_image(data)
-        sensor = Sensor(channels=encoder.channels, bands=bands)
-        pixels = sensor.seen_by(encoder.mean, encoder.value_range).see(image)
-    except Exception as error:
-        raise ValueError(
-            f"`image` must be an image that can be read, and that a model of {encoder.channels} "
-            f"channels can see; `bands` takes some of more. Received: {printable(path)} "
-            f"({reason_of(error)})"
-        ) from error
-    pixels = 255 * np.asarray(evaluation_transform(pixels, encoder.image_size))
-    return normalize(pixels[None].astype("float32"), encoder.mean, encoder.std)
-
-
-def load_autoencoder(path):
-    """Return the `MaskedAutoencoder` of a `.keras` file, of a directory with `mae.keras`, or hf://."""
-    if is_hub(path):
-        return MaskedAutoencoder.from_preset(path)
-    path = Path(path)
-    file = path / "mae.keras" if path.is_dir() else path
-    if not file.is_file():
-        raise ValueError(
-            f"`model` must be a .keras file or a directory with mae.keras. Received: {path}"
-        )
-    model = keras.models.load_model(file, compile=False)
-    if not isinstance(model, MaskedAutoencoder):
-        raise ValueError(
-            f"`model` must hold a MaskedAutoencoder, encoder and decoder. Received: {file}, which "
-            f"holds a {type(model).__name__}"
-        )
-    return model
 
 
 def convert(settings):

@@ -4,39 +4,55 @@ import os
 from pathlib import Path
 
 from keras_mae.evaluation.comparison import compare, format_accuracy
-from keras_mae.files import atomic_path, write_json
+from keras_mae.files import write_json
+from keras_mae.pages import (
+    Code,
+    Figure,
+    Heading,
+    Items,
+    Table,
+    Text,
+    markdown,
+    write_html,
+    write_markdown,
+)
 from keras_mae.plots.charts import comparison_chart, partial_chart, sweep_chart
 
 
 def write_report(summary, directory):
-    """Write `report.md`, `report.json` and the charts in `figures/`, each atomically.
+    """Write `report.md`, `report.html`, `report.json` and the charts in `figures/`, atomically.
 
     Args:
         summary: what `keras_mae.commands.report.report` returns.
         directory: where they go.
     Returns:
-        the path of `report.md`.
+        the path of `report.html`.
     """
     directory = Path(directory)
     summary = {**summary, "statements": statements(summary)}
     _draw(summary, directory / "figures")
     write_json(directory / "report.json", summary)
-    with atomic_path(directory / "report.md") as temporary:
-        temporary.write_text(page(summary))
-    return directory / "report.md"
+    blocks = report_blocks(summary)
+    write_markdown(blocks, directory / "report.md")
+    write_html(blocks, directory / "report.html")
+    return directory / "report.html"
 
 
 def page(summary):
     """Return the text of `report.md`: Markdown, the same for the same summary."""
-    sections = [_header(summary, headline(summary))]
+    return markdown(report_blocks(summary))
+
+
+def report_blocks(summary):
+    """Return the blocks of the page, see `keras_mae.pages`."""
+    blocks = _header(summary, headline(summary))
     if summary["accuracy"]:
-        sections += [_accuracy(summary), _statements(summary)]
+        blocks += [*_accuracy(summary), *_statements(summary)]
     if _curve(summary)[0]:
-        sections.append(_partial(summary))
-    sections += [_sweep(name, rows, summary) for name, rows in summary["sweeps"].items()]
-    sections.append(_seconds(summary))
-    sections.append(_unfinished(summary))
-    return "\n\n".join(section for section in sections if section) + "\n"
+        blocks += _partial(summary)
+    for name, rows in summary["sweeps"].items():
+        blocks += _sweep(name, rows, summary)
+    return [*blocks, *_seconds(summary), *_unfinished(summary)]
 
 
 def statements(summary):
@@ -89,7 +105,7 @@ def _best(rows, names, labels):
 
 
 def headline(summary):
-    """Return what came out in a sentence or two; empty where nothing has been measured yet.
+    """Return what came out in a sentence or two.
 
     Args:
         summary: see `write_report`.
@@ -117,6 +133,8 @@ def headline(summary):
         if beside is not None:
             text += f"; the rival has {format_accuracy(beside)}"
         sentences.append(f"{text}.")
+    if rows and not sentences:
+        sentences.append(_highest(rows))
     for setting, values in summary["sweeps"].items():
         for panel in list(dict.fromkeys(p for v in values for p in v["accuracy"]))[:1]:
             measured = {v["value"]: v["accuracy"][panel] for v in values if panel in v["accuracy"]}
@@ -124,29 +142,40 @@ def headline(summary):
             sentences.append(
                 f"Of {setting}, {best} is highest: {format_accuracy(measured[best])} ({panel})."
             )
-    return " ".join(sentences)
+    return " ".join(sentences) or "Nothing has been measured yet."
+
+
+def _highest(rows):
+    """Return a sentence on the best method of all, and the best one of the encoder."""
+    labels = next(label for row in rows.values() for label in row["labels"])
+    measured = [name for name, row in rows.items() if labels in row["labels"]]
+    first = _best(rows, measured, labels)
+    own = _best(rows, [n for n in measured if rows[n]["features"] == "pre-trained"], labels)
+    text = f"With {labels}, {first} is best: {format_accuracy(rows[first]['labels'][labels])}"
+    if own not in (None, first):
+        text += f"; the encoder's best is {own}: {format_accuracy(rows[own]['labels'][labels])}"
+    return f"{text}."
 
 
 def _header(summary, first):
     # Of the jobs, which may have been done over a time; of this page where there are none yet.
     environments = summary["environments"] or [summary["report_environment"]]
     height, width = summary["image_size"]
-    lines = [
-        f"- Encoder: {summary['encoder']}.",
+    facts = [
+        f"Encoder: {summary['encoder']}.",
         *_rival_line(summary["rival"]),
-        f"- Images: {summary['train_images']:,} to train on and {summary['heldout_images']:,} held "
+        f"Images: {summary['train_images']:,} to train on and {summary['heldout_images']:,} held "
         f"out, of {summary['num_classes']} classes, seen at {height} x {width} pixels.",
-        "- Accuracies are top-1 on the held-out images."
+        "Accuracies are top-1 on the held-out images."
         if _is_accuracy(summary)
-        else f"- Numbers are {summary['measure']} on the held-out images.",
-        f"- Seeds: {', '.join(map(str, summary['seeds']))}. "
+        else f"Numbers are {summary['measure']} on the held-out images.",
+        f"Seeds: {', '.join(map(str, summary['seeds']))}. "
         "A ± is the sample standard deviation over them.",
-        *(f"- Versions: {_versions(environment)}." for environment in environments),
+        *(f"Versions: {_versions(environment)}." for environment in environments),
     ]
     task = "" if _is_accuracy(summary) else f", {summary['task']}"
-    title = f"# What the encoder is good for: {summary['dataset']}{task}"
-    first = f"{first}\n\n" if first else ""
-    return f"{title}\n\n{first}    {summary['command']}\n\n" + "\n".join(lines)
+    title = Heading(f"What the encoder is good for: {summary['dataset']}{task}", 1)
+    return [title, Text(first, leads=True), Code(summary["command"]), Items(facts)]
 
 
 def _is_accuracy(summary):
@@ -158,7 +187,7 @@ def _rival_line(rival):
     if not rival:
         return []
     height, width = rival["image_size"]
-    return [f"- Rival: {rival['path']}, frozen, which sees images at {height} x {width} pixels."]
+    return [f"Rival: {rival['path']}, frozen, which sees images at {height} x {width} pixels."]
 
 
 def _versions(environment):
@@ -169,16 +198,15 @@ def _versions(environment):
 def _accuracy(summary):
     rows = summary["accuracy"]
     labels = list(dict.fromkeys(label for row in rows.values() for label in row["labels"]))
-    lines = _table(
-        ["method", *labels],
-        [
-            [name, *(_cell(row["labels"].get(label)) for label in labels)]
-            for name, row in rows.items()
-        ],
-    )
+    cells = [
+        [name, *(_cell(row["labels"].get(label)) for label in labels)] for name, row in rows.items()
+    ]
     name = "accuracy" if _is_accuracy(summary) else summary["measure"]
-    title = f"{name[0].upper()}{name[1:]}"
-    return f"## {title}\n\n{lines}\n\n![{name} of each method](figures/comparison.png)"
+    return [
+        Heading(f"{name[0].upper()}{name[1:]}"),
+        Table(["method", *labels], cells),
+        Figure("figures/comparison.png", f"{name} of each method"),
+    ]
 
 
 def _statements(summary):
@@ -193,19 +221,20 @@ def _statements(summary):
             f"{len(better)} are clearly better."
         )
         for title, kept in (("Not better", others), ("Better", better)):
-            table = _compared(kept, "raw pixels") if kept else "Nothing that was measured."
-            parts += [f"## {title} than raw pixels", *([text] if kept is others else []), table]
+            table = _compared(kept, "raw pixels") if kept else Text("Nothing that was measured.")
+            parts.append(Heading(f"{title} than raw pixels"))
+            parts += [*([Text(text)] if kept is others else []), table]
     if found["control"]:
         name = "accuracy" if _is_accuracy(summary) else summary["measure"]
-        parts += ["## What pre-training adds", _compared(found["control"], "without", name)]
+        parts += [Heading("What pre-training adds"), _compared(found["control"], "without", name)]
     if found["other"]:
         text = "The rival is frozen, and measured with the same probe on the same images."
-        parts += ["## Beside the rival", text, _compared(found["other"], "rival")]
-    return "\n\n".join(parts)
+        parts += [Heading("Beside the rival"), Text(text), _compared(found["other"], "rival")]
+    return parts
 
 
 def _compared(found, other, name="accuracy"):
-    return _table(
+    return Table(
         ["method", "labels", name, other, "in words"],
         [
             [
@@ -234,17 +263,19 @@ def _curve(summary):
 
 
 def _partial(summary):
-    return (
-        f"## Partial fine-tuning, {_curve(summary)[1]}\n\n"
-        "So many of the last blocks are trained, and the head. The lines are those of fine-tuning "
-        "everything, the\nembeddings too, and of training from scratch.\n\n"
-        "![accuracy against blocks fine-tuned](figures/partial.png)"
-    )
+    return [
+        Heading(f"Partial fine-tuning, {_curve(summary)[1]}"),
+        Text(
+            "So many of the last blocks are trained, and the head. The lines are those of "
+            "fine-tuning everything, the\nembeddings too, and of training from scratch."
+        ),
+        Figure("figures/partial.png", "accuracy against blocks fine-tuned"),
+    ]
 
 
 def _sweep(name, rows, summary):
     panels = list(dict.fromkeys(panel for row in rows for panel in row["accuracy"]))
-    table = _table(
+    table = Table(
         [name, *panels],
         [[row["value"], *(_cell(row["accuracy"].get(panel)) for panel in panels)] for row in rows],
     )
@@ -257,9 +288,11 @@ def _sweep(name, rows, summary):
             measured[best]["values"], measured[least]["values"], summary["heldout_images"]
         )
         if best != least and result is not None:
-            lines.append(f"- {panel}: highest with {best}, lowest with {least}; {result[1]}.")
-    chart = f"![accuracy against {name}](figures/sweep_{name}.png)"
-    return "\n\n".join([f"## Sweep: {name}", table, "\n".join(lines), chart])
+            lines.append(f"{panel}: highest with {best}, lowest with {least}; {result[1]}.")
+    said = [Items(lines)] if lines else []
+    # Where nothing is measured yet, nothing is drawn.
+    chart = [Figure(f"figures/sweep_{name}.png", f"accuracy against {name}")] if panels else []
+    return [Heading(f"Sweep: {name}"), table, *said, *chart]
 
 
 def _seconds(summary):
@@ -268,26 +301,25 @@ def _seconds(summary):
         for part, entry in summary["seconds"].items()
     ]
     if not rows:
-        return ""
+        return []
     total = sum(entry["seconds"] for entry in summary["seconds"].values())
     rows.append(["all", sum(e["jobs"] for e in summary["seconds"].values()), "", f"{total:.0f}"])
-    return (
-        "## Time\n\nOf a job that was cut, the seconds are those after the last start.\n\n"
-        + _table(["part", "jobs", "seconds each", "seconds"], rows)
-    )
+    return [
+        Heading("Time"),
+        Text("Of a job that was cut, the seconds are those after the last start."),
+        Table(["part", "jobs", "seconds each", "seconds"], rows),
+    ]
 
 
 def _unfinished(summary):
     parts = []
     if summary["failures"]:
-        lines = [f"- {name}: {reason}" for name, reason in summary["failures"].items()]
-        parts.append("## Failed\n\n" + "\n".join(lines))
+        lines = [f"{name}: {reason}" for name, reason in summary["failures"].items()]
+        parts += [Heading("Failed"), Items(lines)]
     if summary["missing"]:
-        lines = [f"- {name}" for name in summary["missing"]]
-        parts.append(
-            "## Not done yet\n\nThe same command goes on with these.\n\n" + "\n".join(lines)
-        )
-    return "\n\n".join(parts)
+        text = Text("The same command goes on with these.")
+        parts += [Heading("Not done yet"), text, Items(summary["missing"])]
+    return parts
 
 
 def _cell(accuracy):
@@ -297,11 +329,6 @@ def _cell(accuracy):
     of = accuracy.get("of", len(accuracy["values"]))
     missing = "" if of == len(accuracy["values"]) else f" ({len(accuracy['values'])} of {of} seeds)"
     return format_accuracy(accuracy) + missing
-
-
-def _table(head, rows):
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)
 
 
 def _draw(summary, directory):

@@ -8,6 +8,7 @@ import math
 import operator
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 
 from keras_mae.types import Size, Tensor
@@ -216,6 +217,28 @@ def evaluation_pixels(
     fits = (rows == height) & (columns == width)
     result = tf.cond(fits, lambda: tf.cast(image, tf.float32), transformed)
     return tf.ensure_shape(result, (height, width, image.shape[-1]))
+
+
+def fit_inside(image: Tensor, image_size: Size, around: Any = 0) -> np.ndarray:
+    """Return all of an image in its proportions, in the middle of another size.
+
+    Args:
+        image: uint8 or float `(h, w, C)`, 0-255.
+        image_size: int or `(H, W)` in pixels.
+        around: number, or C of them: what is put where the image does not reach.
+    Returns:
+        float32 `(H, W, C)`, 0-255.
+    """
+    height, width = check_image_size(image_size)
+    rows, columns = image.shape[:2]
+    scale = min(height / rows, width / columns)
+    size = max(1, round(rows * scale)), max(1, round(columns * scale))
+    resized = image if size == (rows, columns) else resize_image(image, size, "bicubic")
+    canvas = np.empty((height, width, image.shape[2]), "float32")
+    canvas[:] = around
+    top, left = (height - size[0]) // 2, (width - size[1]) // 2
+    canvas[top : top + size[0], left : left + size[1]] = np.asarray(resized)
+    return canvas
 
 
 def check_resize(resize: str) -> None:

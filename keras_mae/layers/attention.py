@@ -77,13 +77,31 @@ class Attention(keras.layers.Layer):
         first_query: int = 0,
         training: bool = False,
     ) -> Tensor:
+        projected = self._projected(x, context, training)
+        x = kernels.attention(projected, self.num_heads, attention_mask, first_query, training)
+        return self.output_projection(x)
+
+    def _projected(self, x: Tensor, context: Tensor | None, training: bool = False) -> list[Tensor]:
+        """Return the first linear layers' outputs, as the kernels take them."""
         self._check_context(None if context is None else context.shape)
         first = self.query if self.cross else self.query_key_value
         projected = [kernels.dense(x, first, training)]
         if self.cross:
             projected.append(self.key_value(context))
-        x = kernels.attention(projected, self.num_heads, attention_mask, first_query, training)
-        return self.output_projection(x)
+        return projected
+
+    def attention_weights(
+        self, x: Tensor, context: Tensor | None = None, attention_mask: Tensor | None = None
+    ) -> Tensor:
+        """Return the weights that a call multiplies the values by, to be looked at.
+
+        Args:
+            x, context, attention_mask: as of a call.
+        Returns:
+            float `(B, heads, T, S)`; each row's sum is 1.
+        """
+        projected = self._projected(x, context)
+        return kernels.attention_weights(projected, self.num_heads, attention_mask)
 
     def compute_output_shape(
         self, input_shape: Any = None, x_shape: Any = None, context_shape: Any = None

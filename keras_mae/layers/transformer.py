@@ -257,6 +257,10 @@ class TransformerBlock(keras.layers.Layer):
         x = x + self.mlp_drop(_scaled(self.mlp(self.mlp_norm(x)), self.mlp_scale), second)
         return x
 
+    def attention_weights(self, x: Tensor) -> Tensor:
+        """Return the weights of a block's self-attention; see `Attention.attention_weights`."""
+        return self.attention.attention_weights(self.attention_norm(x))
+
     def draw(self, count: Tensor, share: tuple[Any, Any] | None = None) -> Tensor | None:
         """Return a new `kept` for `count` images, or None where there is no drop path.
 

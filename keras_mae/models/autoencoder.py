@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Any, Self
 
 import keras
+import numpy as np
 from keras import ops
 
 from keras_mae.layers.arguments import check_dtype, grid_size, pair
@@ -222,8 +223,8 @@ class MaskedAutoencoder(TrainedInParts):
     ) -> dict[str, Tensor]:
         if noise is None:
             noise = fixed_uniform((ops.shape(images)[0], self.noise_size), self.seed)
-        prediction, keep_ids, removed_ids = self._predict_all(images, noise, training)
-        del keep_ids
+        keep_ids, removed_ids = self._ids(images, noise)
+        prediction = self._predict_all(images, keep_ids, removed_ids, training)
         return {
             "prediction": prediction,
             "mask": removed_mask(removed_ids, self.encoder.num_patches),
@@ -393,22 +394,75 @@ class MaskedAutoencoder(TrainedInParts):
         patches = gather_tokens(patchify(ops.cast(images, "float32"), self.patch_size), ids)
         return normalize_patches(patches) if self.norm_pix_loss else patches
 
-    def _predict_all(self, images, noise, training=False):
-        """Return (prediction `(B, N, P)` in the image's order, keep_ids, removed_ids)."""
+    def draw_mask(
+        self,
+        count: int,
+        mask_ratio: float | None = None,
+        masking: str | MaskingStrategy | None = None,
+        seed: int = 0,
+    ) -> Tensor:
+        """Draw masks of any ratio and strategy, for `reconstruct(images, mask=...)`.
+
+        Args:
+            count: int B.
+            mask_ratio: float in (0, 1); None: the model's.
+            masking: as of the constructor; None: the model's.
+            seed: int. Fixes the masks.
+        Returns:
+            float32 `(B, N)`, 1 where a patch is hidden; as many in each row.
+        Raises:
+            ValueError: if an argument does not fit.
+        Example:
+            mask = mae.draw_mask(len(images), mask_ratio=0.5, masking="block")
+            rebuilt = mae.reconstruct(images, mask=mask)["reconstruction"]
+        """
+        layer = PatchMasking(
+            self.encoder.grid_size,
+            self.masking.masking if masking is None else masking,
+            self._mask_ratios()[-1] if mask_ratio is None else mask_ratio,
+        )
+        _, removed_ids = layer(fixed_uniform((count, layer.noise_size), seed))
+        return removed_mask(removed_ids, self.encoder.num_patches)
+
+    def _ids_of(self, mask, count, noise):
+        """Return (keep_ids, removed_ids) of a mask of the user's, for `count` images."""
+        num_patches = self.encoder.num_patches
+        mask = np.asarray(ops.convert_to_numpy(mask))
+        if noise is not None or mask.shape not in ((num_patches,), (count, num_patches)):
+            raise ValueError(
+                f"`mask` must have the shape ({num_patches},) or ({count}, {num_patches}), and "
+                f"`noise` be None. Received: shape {mask.shape}"
+                f"{'' if noise is None else ', and noise'}"
+            )
+        hidden = np.broadcast_to(mask > 0, (count, num_patches))
+        counts = np.unique(hidden.sum(axis=1))
+        if len(counts) != 1 or not 1 <= counts[0] < num_patches:
+            raise ValueError(
+                f"`mask` must hide at least 1 and show at least 1 of the {num_patches} patches, as "
+                f"many of each image. Received: masks that hide {counts.tolist()}"
+            )
+        order = np.argsort(hidden, axis=1, kind="stable").astype("int32")
+        shown = num_patches - int(counts[0])
+        return ops.convert_to_tensor(order[:, :shown]), ops.convert_to_tensor(order[:, shown:])
+
+    def _ids(self, images, noise):
+        """Return (keep_ids, removed_ids), which noise fixes."""
         sizes = {images.shape[0], noise.shape[0]} - {None}
         if len(sizes) > 1 or tuple(noise.shape[1:]) != (self.noise_size,):
             raise ValueError(
                 f"`noise` must have the shape (batch, {self.noise_size}), for images of shape "
                 f"{tuple(images.shape)}. Received: shape {tuple(noise.shape)}"
             )
-        noise = ops.cast(noise, "float32")
-        keep_ids, removed_ids = self.masking(noise)
+        return self.masking(ops.cast(noise, "float32"))
+
+    def _predict_all(self, images, keep_ids, removed_ids, training=False):
+        """Return the prediction `(B, N, P)` in the image's order."""
         latent = self.encoder(images, keep_ids=keep_ids, training=training)
         prediction = self.decoder(
             latent, keep_ids, removed_ids, predict_visible=True, training=training
         )
         restore_ids = ops.argsort(ops.concatenate([keep_ids, removed_ids], axis=1), axis=1)
-        return gather_tokens(prediction, ops.cast(restore_ids, "int32")), keep_ids, removed_ids
+        return gather_tokens(prediction, ops.cast(restore_ids, "int32"))
 
     def reconstruct(
         self,
@@ -416,6 +470,7 @@ class MaskedAutoencoder(TrainedInParts):
         noise: Tensor | None = None,
         seed: int = 0,
         statistics: str = "visible",
+        mask: Any = None,
     ) -> dict[str, Tensor]:
         """Hide patches of images and rebuild them.
 
@@ -428,6 +483,9 @@ class MaskedAutoencoder(TrainedInParts):
             noise: float `(B, noise_size)`, uniform in [0, 1), fixes the masks; None: drawn
                 from `seed`.
             seed: int.
+            mask: array `(N,)` or `(B, N)`, bool or numbers, above 0 where a patch is hidden, as
+                many in each row: masks of your own in place of `noise` and `seed`, of any number of
+                patches. `draw_mask` makes some of another ratio or strategy.
             statistics: "visible", or "oracle": the hidden patches' true mean and deviation,
                 which no user has. Figures made so must say so. No effect without `norm_pix_loss`.
         Returns:
@@ -447,10 +505,14 @@ class MaskedAutoencoder(TrainedInParts):
         images = ops.convert_to_tensor(images)
         check_images(images, self.image_size, self.encoder.channels)
         images = ops.cast(images, "float32")
-        if noise is None:
-            noise = fixed_uniform((images.shape[0], self.noise_size), seed)
-        noise = ops.convert_to_tensor(noise, "float32")
-        prediction, _, removed_ids = self._predict_all(images, noise)
+        if mask is not None:
+            keep_ids, removed_ids = self._ids_of(mask, images.shape[0], noise)
+        else:
+            if noise is None:
+                noise = fixed_uniform((images.shape[0], self.noise_size), seed)
+            noise = ops.convert_to_tensor(noise, "float32")
+            keep_ids, removed_ids = self._ids(images, noise)
+        prediction = self._predict_all(images, keep_ids, removed_ids)
         prediction = ops.cast(prediction, "float32")
         mask = removed_mask(removed_ids, self.encoder.num_patches)
         loss = self.reconstruction_loss(

@@ -299,18 +299,8 @@ class ViTEncoder(keras.Model):
         last_blocks: int = 1,
         kept: Tensor | None = None,
     ) -> Tensor:
-        check_images(images, self.image_size, self.channels)
         check_last_blocks(last_blocks, self.num_layers, "last_blocks")
-        patches = patchify(images, self.patch_size)
-        if keep_ids is not None:
-            patches = gather_tokens(patches, keep_ids)
-        x = self.patch_embedding(patches)
-        learned = [ops.cast(token, x.dtype) for token in (self.class_token, *self._registers())]
-        shapes = [(ops.shape(x)[0], *token.shape[1:]) for token in learned]
-        learned = [ops.broadcast_to(*pair) for pair in zip(learned, shapes, strict=True)]
-        x = self.positions(ops.concatenate([*learned, x], axis=1), keep_ids)
-        if self.input_norm is not None:
-            x = self.input_norm(x)
+        x = self._embed(images, keep_ids)
         recompute = self.recompute and training
         if recompute and kept is None:
             kept = self.draw(ops.shape(x)[0])
@@ -324,6 +314,42 @@ class ViTEncoder(keras.Model):
             if i >= self.num_layers - last_blocks:
                 outputs.append(self._output(x))
         return outputs[0] if last_blocks == 1 else ops.concatenate(outputs, axis=-1)
+
+    def attention_weights(self, images: Tensor, keep_ids: Tensor | None = None) -> list[Tensor]:
+        """Return the weights of each block's attention, as the block computes them.
+
+        It is for looking: a call keeps none of them. Rows and columns are all tokens: class tokens,
+        registers, then patches in the image's order (or that of `keep_ids`).
+
+        Args:
+            images, keep_ids: as of a call.
+        Returns:
+            list of a float `(B, heads, T + R + N, T + R + N)` for each block, the first one first;
+            row t is what token t takes of each token, and its sum is 1.
+        Raises:
+            ValueError: for images of another size or dtype.
+        Example:
+            last = encoder.attention_weights(images)[-1]
+            of_class_token = last[:, :, 0, encoder.num_class_tokens + encoder.num_registers :]
+        """
+        x, found = self._embed(images, keep_ids), []
+        for block in self.blocks:
+            found.append(block.attention_weights(x))
+            x = block(x)
+        return found
+
+    def _embed(self, images: Tensor, keep_ids: Tensor | None = None) -> Tensor:
+        """Return the tokens that the first block takes, `(B, T + R + K, D)`."""
+        check_images(images, self.image_size, self.channels)
+        patches = patchify(images, self.patch_size)
+        if keep_ids is not None:
+            patches = gather_tokens(patches, keep_ids)
+        x = self.patch_embedding(patches)
+        learned = [ops.cast(token, x.dtype) for token in (self.class_token, *self._registers())]
+        shapes = [(ops.shape(x)[0], *token.shape[1:]) for token in learned]
+        learned = [ops.broadcast_to(*pair) for pair in zip(learned, shapes, strict=True)]
+        x = self.positions(ops.concatenate([*learned, x], axis=1), keep_ids)
+        return x if self.input_norm is None else self.input_norm(x)
 
     def _output(self, x: Tensor) -> Tensor:
         """Return a block's tokens without the registers, normalised at the end."""

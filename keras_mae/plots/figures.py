@@ -24,6 +24,7 @@ def reconstruction_figure(
     seed: int = 0,
     statistics: str = "visible",
     bands: Sequence[int] | None = None,
+    mask: Any = None,
 ) -> None:
     """Draw images, the same with patches hidden, and rebuilt, below each other.
 
@@ -38,30 +39,25 @@ def reconstruction_figure(
         statistics: see `MaskedAutoencoder.reconstruct`. A figure made with "oracle" says so.
         bands: one int for grey, or three for red, green and blue: the channels shown, counted from
             1, as GDAL does. None: the first three, or the first where there are fewer.
+        mask: masks in place of those of `seed`, see `MaskedAutoencoder.reconstruct`.
     Raises:
         ValueError: if `bands` are not one or three channels of the model.
     """
-    result = model.reconstruct(images, seed=seed, statistics=statistics)
+    result = model.reconstruct(images, seed=seed, statistics=statistics, mask=mask)
     rebuilt = "rebuilt"
     if model.norm_pix_loss and statistics == "oracle":
         rebuilt = "rebuilt (oracle:\ntrue mean and\ndeviation of\nhidden patches)"
-    shown = reconstruction_rows(model, images, result, bands, rebuilt)
+    rows = reconstruction_rows(model, images, result, bands, rebuilt)
     columns = min(len(images), IMAGES_IN_A_ROW)
     blocks = -(-len(images) // columns)
-    figure = new_figure(1.3 * columns + 1, 1.3 * len(shown) * blocks)
-    axes = figure.subplots(len(shown) * blocks, columns, squeeze=False)
-    for axis in axes.flat:
-        axis.set_axis_off()
-    for kind, (label, batch) in enumerate(shown.items()):
-        for i, image in enumerate(batch):
-            row, column = i // columns * len(shown) + kind, i % columns
-            axis = axes[row, column]
-            grey = image.shape[-1] == 1
-            axis.imshow(
-                image[..., 0] if grey else image, cmap="gray" if grey else None, vmin=0, vmax=1
-            )
+    figure = new_figure(1.3 * columns + 1, 1.3 * len(rows) * blocks)
+    axes = picture_axes(figure, len(rows) * blocks, columns)
+    for kind, (label, batch) in enumerate(rows.items()):
+        for i, picture in enumerate(batch):
+            row, column = i // columns * len(rows) + kind, i % columns
+            draw_picture(axes[row, column], picture)
             if column == 0:
-                axis.text(-0.1, 0.5, label, ha="right", va="center", transform=axis.transAxes)
+                label_row(axes[row, column], label)
     save_figure(figure, path)
 
 
@@ -81,20 +77,77 @@ def reconstruction_rows(
     Returns:
         dict of a row's name to float `(B, H, W, 1 or 3)` in [0, 1].
     """
-    bands = check_bands(bands, model.encoder.channels)
-    hidden = _pixel_mask(model, result["mask"])
-    kinds = {
-        "original": images,
-        "masked": result["masked_image"],
-        rebuilt: result["reconstruction"],
+    shown = Shown(model, images, bands)
+    rows = {
+        "original": shown(images),
+        "masked": shown.masked(images, result["mask"]),
+        rebuilt: shown(result["reconstruction"]),
     }
-    shown = {kind: _pixels(model, batch, bands) for kind, batch in kinds.items()}
-    if model.value_range != BYTE_RANGE or model.encoder.channels not in (1, 3):
-        black, white = np.percentile(shown["original"], (1, 99), axis=(0, 1, 2))
-        shown = {kind: stretched(batch, black, white) for kind, batch in shown.items()}
-    # Grey stands out from any data set's mean colour.
-    shown["masked"] = np.where(hidden, 0.5, shown["masked"])
-    return {kind: np.clip(batch, 0, 1) for kind, batch in shown.items()}
+    return {name: np.clip(batch, 0, 1) for name, batch in rows.items()}
+
+
+class Shown:
+    """From a model's normalised images to what a person can look at.
+
+    Pixels 0-255 of one or three channels are as they are; any others are stretched, by what 1 % and
+    99 % of the values of the given images are below.
+
+    Args:
+        model: whatever has `mean`, `std`, `value_range` and `patch_size`, and channels or an
+            `encoder` with channels.
+        images: float `(B, H, W, C)`, normalised: those that tell black and white.
+        bands: see `reconstruction_figure`.
+    Call arguments:
+        images: float `(B, H, W, C)`, normalised.
+    Returns:
+        float `(B, H, W, 1)` or `(B, H, W, 3)` in [0, 1].
+    """
+
+    def __init__(self, model: Any, images: Tensor, bands: Sequence[int] | None = None) -> None:
+        self.encoder = getattr(model, "encoder", model)
+        channels = self.encoder.channels
+        self.bands = check_bands(bands, channels)
+        self.limits: Any = None
+        if tuple(self.encoder.value_range) != BYTE_RANGE or channels not in (1, 3):
+            self.limits = np.percentile(self._pixels(images), (1, 99), axis=(0, 1, 2))
+
+    def __call__(self, images: Tensor) -> np.ndarray:
+        pixels = self._pixels(images)
+        return pixels if self.limits is None else stretched(pixels, *self.limits)
+
+    def masked(self, images: Tensor, mask: Tensor) -> np.ndarray:
+        """Return images in which the patches of a mask `(B, N)` are grey."""
+        # Grey stands out from any data set's mean colour.
+        return np.where(self.hidden(mask), 0.5, self(images))
+
+    def hidden(self, mask: Tensor) -> np.ndarray:
+        """Return bool `(B, H, W, 1)`, true where a pixel is hidden by a mask `(B, N)`."""
+        (height, width), (p, q) = self.encoder.image_size, self.encoder.patch_size
+        hidden = ops.convert_to_numpy(mask).reshape(-1, height // p, width // q) > 0
+        return hidden.repeat(p, axis=1).repeat(q, axis=2)[..., None]
+
+    def _pixels(self, images: Tensor) -> np.ndarray:
+        pixels = denormalize(ops.convert_to_numpy(images), self.encoder.mean, self.encoder.std)
+        return pixels[..., [band - 1 for band in self.bands]]
+
+
+def picture_axes(figure: Any, rows: int, columns: int) -> np.ndarray:
+    """Return `(rows, columns)` axes without ticks or frames."""
+    axes = figure.subplots(rows, columns, squeeze=False)
+    for axis in axes.flat:
+        axis.set_axis_off()
+    return axes
+
+
+def draw_picture(axis: Any, picture: np.ndarray) -> None:
+    """Draw what `Shown` gave of an image: `(H, W, 1)` or `(H, W, 3)`."""
+    grey = picture.shape[-1] == 1
+    axis.imshow(picture[..., 0] if grey else picture, cmap="gray" if grey else None, vmin=0, vmax=1)
+
+
+def label_row(axis: Any, label: str) -> None:
+    """Write at the left of an axis, the first one of a row."""
+    axis.text(-0.1, 0.5, label, ha="right", va="center", transform=axis.transAxes)
 
 
 def loss_figure(
@@ -147,12 +200,6 @@ def check_bands(
     return chosen
 
 
-def _pixels(model: keras.Model, images: Tensor, bands: Sequence[int]) -> np.ndarray:
-    """Return bands of normalised images as float `(B, H, W, bands)` in [0, 1]."""
-    pixels = denormalize(ops.convert_to_numpy(images), model.mean, model.std)
-    return pixels[..., [band - 1 for band in bands]]
-
-
 def stretched(pixels: np.ndarray, black: np.ndarray, white: np.ndarray) -> np.ndarray:
     """Return pixels with `black` and all below at 0, `white` and all above at 1.
 
@@ -163,13 +210,6 @@ def stretched(pixels: np.ndarray, black: np.ndarray, white: np.ndarray) -> np.nd
     span = np.where(white > black, white - black, 1)
     middle = np.where(white > black, 0, 0.5)
     return np.clip((pixels - black) / span + middle, 0, 1)
-
-
-def _pixel_mask(model: keras.Model, mask: Tensor) -> np.ndarray:
-    """Return bool `(B, H, W, 1)`, true where a pixel is hidden, from the patches' `(B, N)`."""
-    (rows, columns), (p, q) = model.encoder.grid_size, model.patch_size
-    mask = ops.convert_to_numpy(mask).reshape(-1, rows, columns) > 0
-    return mask.repeat(p, axis=1).repeat(q, axis=2)[..., None]
 
 
 def new_figure(width: float, height: float) -> Any:

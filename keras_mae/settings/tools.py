@@ -14,52 +14,164 @@ MODEL = "Model"
 CHECK = "Check"
 IMAGES = "What is done to images"
 CARD = "Model card"
+MASKS = "Masks"
+SERVER = "Server"
+MASKINGS = "keras_mae.layers.maskings"
+LOOKS = ("attention", "components", "reconstructions")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class ReconstructSettings(Settings):
-    """What `scripts/reconstruct.py` draws."""
+class PictureSettings(Settings):
+    """Settings of what shows a model's work on pictures of a person's own."""
 
     model: str | None = setting(
         None,
-        "A directory that scripts/pretrain.py wrote, or a .keras file.",
+        "A run's directory, a .keras file, another library's checkpoint, or hf://OWNER/NAME.",
         FILES,
         required=True,
         first=1,
     )
     image: tuple[str, ...] = setting(
         (),
-        "A picture; can be given several times, or as an argument without a name.",
+        "A picture, a folder, or a data set as --dataset of scripts/pretrain.py; can be given "
+        "several times, or as an argument without a name.",
         FILES,
         multi=tuple,
         lengths=(0, 1000),
         first=2,
         shown="none",
     )
-    output: str = setting("reconstructions.png", "The figure to write.", FILES, first=3)
+    num_images: int = setting(
+        8, "Pictures taken of each folder and data set, spread over it.", FILES, least=1, most=1000
+    )
+    resize: str = setting(
+        "crop",
+        "crop: the middle of each picture, as in measuring. fit: all of it, the mean colour "
+        "around.",
+        IMAGES,
+        choices=("crop", "fit"),
+    )
     bands: tuple[int, ...] | None = setting(
         None,
         "Which bands of each picture, from 1 on, as --bands of the pre-training.",
-        MODEL,
+        IMAGES,
         least=1,
         shown="all",
     )
     figure_bands: tuple[int, ...] | None = setting(
         None,
         "Channels of the model that are shown, from 1 on: one, or red, green and blue.",
-        MODEL,
+        IMAGES,
         least=1,
         lengths=(1, 3),
         shown="the first three, else the first",
-    )
-    seed: int = setting(0, "Fixes which patches are hidden.", MODEL, least=0)
-    oracle: bool = setting(
-        False, "Use the hidden patches' true mean and deviation; the figure says so.", MODEL
     )
 
     def faults_together(self) -> Iterator[str]:
         if not self.image:
             yield "`image` must name at least one picture. Received: none"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class MaskSettings(PictureSettings):
+    """Settings of what hides patches and rebuilds them."""
+
+    mask: str | None = setting(
+        None,
+        "A mask of your own: an image, bright where patches are hidden, or the hidden patches' "
+        "numbers, from 1 on, row by row: 3,7,20-25.",
+        MASKS,
+        shown="none",
+    )
+    seed: int = setting(0, "Fixes which patches are hidden.", MASKS, least=0)
+    oracle: bool = setting(
+        False, "Use the hidden patches' true mean and deviation; the figure says so.", MASKS
+    )
+
+    def statistics(self) -> str:
+        """Return the word of `MaskedAutoencoder.reconstruct`."""
+        return "oracle" if self.oracle else "visible"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ReconstructSettings(MaskSettings):
+    """What `scripts/reconstruct.py` draws."""
+
+    output: str = setting("reconstructions.png", "The figure to write.", FILES, first=3)
+    mask_ratio: float | None = setting(
+        None, "Share of patches hidden.", MASKS, above=0, below=1, shown="the model's"
+    )
+    masking: str | None = setting(
+        None, "Which patches are hidden.", MASKS, choices=MASKINGS, shown="as the model was trained"
+    )
+
+    def faults_together(self) -> Iterator[str]:
+        yield from super().faults_together()
+        if self.mask is not None and (self.mask_ratio, self.masking) != (None, None):
+            yield (
+                "`mask` must be None where `mask_ratio` or `masking` is given. "
+                f"Received: {self.mask!r}"
+            )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class VisualizeSettings(MaskSettings):
+    """What `scripts/visualize.py` draws."""
+
+    output: str = setting("looks", "Directory of the figures.", FILES, first=3)
+    parts: tuple[str, ...] | None = setting(
+        None,
+        "Which figures.",
+        FILES,
+        choices=LOOKS,
+        first=4,
+        shown="all that the model has",
+    )
+    block: int | None = setting(
+        None, "Whose attention, from 1 on.", MODEL, least=1, shown="the last"
+    )
+    query: str = setting(
+        "token",
+        "token: what the class token looks at. patches: the mean over all patches.",
+        MODEL,
+        choices=("token", "patches"),
+    )
+    mask_ratio: tuple[float, ...] = setting(
+        (0.5, 0.75, 0.9), "Shares of patches hidden.", MASKS, above=0, below=1
+    )
+    masking: tuple[str, ...] | None = setting(
+        None,
+        "Strategies; some of them, divided by commas.",
+        MASKS,
+        choices=MASKINGS,
+        shown="the one the model was trained with",
+    )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DemoSettings(Settings):
+    """What `keras-mae demo` serves."""
+
+    model: str | None = changed(PictureSettings, "model", None)
+    image: tuple[str, ...] = changed(
+        PictureSettings,
+        "image",
+        (),
+        help="Examples: pictures, folders, or data sets as --dataset of scripts/pretrain.py; can "
+        "be given several times, or as arguments without a name.",
+        shown="embedded digits or photographs, by the model's channels",
+    )
+    num_images: int = changed(PictureSettings, "num_images", 8)
+    resize: str = changed(PictureSettings, "resize", "crop")
+    bands: tuple[int, ...] | None = changed(PictureSettings, "bands", None)
+    figure_bands: tuple[int, ...] | None = changed(PictureSettings, "figure_bands", None)
+    port: int = setting(
+        7860, "Of 127.0.0.1, where the page is served.", SERVER, least=1, most=65535, first=3
+    )
+    upload_mb: float = setting(10, "Largest file that is taken, in megabytes.", SERVER, above=0)
+    upload_megapixels: float = setting(
+        40, "Largest picture that is taken, in millions of pixels.", SERVER, above=0
+    )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -49,6 +49,7 @@ class Classify(EncoderTask):
             `model` is its head alone.
     """
 
+    title = "Classification"
     files = {
         "model.keras": "the classifier: encoder and head",
         "results.json": "accuracies and the confusion matrix",

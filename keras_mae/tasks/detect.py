@@ -20,6 +20,7 @@ class Detect(DenseTask):
     """The task of `finetune` with task="detect"."""
 
     task = "detect"
+    title = "Detection"
     files = {
         "model.keras": "the detector: encoder, levels and heads",
         "results.json": "average precision as COCO defines it",

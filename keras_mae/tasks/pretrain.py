@@ -15,13 +15,14 @@ from keras_mae.files import save_model
 from keras_mae.interop.adapt import Inputs, Start
 from keras_mae.layers import MaskRatioSchedule
 from keras_mae.models import MaskedAutoencoder
+from keras_mae.pages import Block, Heading
 from keras_mae.plots.figures import check_bands, loss_figure, reconstruction_figure
 from keras_mae.registry import find_function
 from keras_mae.settings.pretrain import PretrainSettings
 from keras_mae.settings.tools import size_argument
 from keras_mae.tasks.images import EVAL_BATCH, ImageTask, device_line
 from keras_mae.tasks.monitors import Plan, PretrainMonitors, monitor_lines, plan
-from keras_mae.tasks.table import FeatureTable, format_table
+from keras_mae.tasks.table import FeatureTable, format_table, result_table
 from keras_mae.training import make_adamw
 from keras_mae.training.callbacks import duration
 from keras_mae.training.legs import begin_leg, ends_of_legs
@@ -104,6 +105,7 @@ def _overrides(settings, total_steps):
 class Pretrain(ImageTask):
     """The task of `pretrain`."""
 
+    title = "Pre-training"
     keeps_last_good = "mae.keras"
     plan: Plan | None = None
     fact_defaults = {"init_digest": None}
@@ -403,6 +405,19 @@ class Pretrain(ImageTask):
     def empty_copy(self) -> MaskedAutoencoder:
         """Return a new model like the run's, with weights of its own."""
         return MaskedAutoencoder.from_config(self.model.get_config())
+
+    def headline(self, results: dict[str, Any]) -> str:
+        sentence = super().headline(results)
+        rows = results.get("accuracy")
+        if not rows:
+            return sentence
+        shares = [f"{name} {row['linear_probe']:.1%}" for name, row in rows.items()]
+        return f"{sentence} Accuracy of a linear probe: {'; '.join(reversed(shares))}."
+
+    def result_blocks(self, results: dict[str, Any]) -> list[Block]:
+        if "accuracy" not in results:
+            return []
+        return [Heading(f"Accuracy on {self.measured_name} images"), result_table(results)]
 
     def summary(self, results: dict[str, Any]) -> str:
         tested = f", on test images: {results['test_loss']:.4f}" if "test_loss" in results else ""

@@ -17,6 +17,7 @@ class Segment(DenseTask):
     """The task of `finetune` with task="segment"."""
 
     task = "segment"
+    title = "Segmentation"
     files = {
         "model.keras": "the segmenter: encoder and head",
         "results.json": "intersections over unions and the confusion matrix, in stored pixels",

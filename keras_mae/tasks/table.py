@@ -3,6 +3,7 @@
 from keras_mae.data import eval_dataset
 from keras_mae.evaluation.features import extract_features
 from keras_mae.evaluation.knn import knn_accuracy
+from keras_mae.pages import Table
 from keras_mae.tasks.probe import (
     EVAL_BATCH,
     describe_probe,
@@ -76,6 +77,17 @@ class FeatureTable:
         about = describe_probe(self.probe, self.train.num_examples)
         about.update(k=self.k, train=self.train.num_examples, heldout=self.heldout.num_examples)
         return {"accuracy": self.rows, "probe": about}
+
+
+def result_table(results):
+    """Return the table of a run's results as a `keras_mae.pages.Table`."""
+    about = results.get("probe")
+    k = about["k"] if about else NEIGHBOURS
+    rows = [
+        [name, f"{row['linear_probe']:.1%}", f"{row['knn']:.1%}"]
+        for name, row in results["accuracy"].items()
+    ]
+    return Table(["features", "linear probe", f"{k} nearest neighbours"], rows)
 
 
 def format_table(results):

@@ -18,6 +18,7 @@ import keras
 
 from keras_mae.errors import CheckpointError, OutOfMemoryError, WorkerLostError
 from keras_mae.files import environment, write_json
+from keras_mae.pages import Block, Code, Heading
 from keras_mae.settings.run import PRECISIONS, RunSettings
 from keras_mae.training.averaging import ValidateAveraged, use_averages
 from keras_mae.training.boards import check_boards, open_boards
@@ -34,6 +35,7 @@ from keras_mae.training.checkpoints import Checkpoints, SaveCheckpoints, run_var
 from keras_mae.training.devices import make_strategy
 from keras_mae.training.directory import prepare_output_dir
 from keras_mae.training.monitors import Monitors, RunMonitors
+from keras_mae.training.page import PAGE, write_run_page
 from keras_mae.training.workers import Workers
 
 CANNOT_WRITE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG)
@@ -59,6 +61,7 @@ class Task:
         steps_per_execution: int. Steps that `fit` takes in one call.
         keeps_last_good: str or None, the file that `model` is saved as after each epoch.
         files: dict of file name to what it is, listed at the end where it is there.
+        title: str, the kind of run, for its page.
         stops_before_training: bool. True ends the run after `first_lines`.
         fact_defaults: dict of what `facts` fixes to what a run had, written before it was one.
     """
@@ -74,6 +77,7 @@ class Task:
     steps_per_execution = 1
     keeps_last_good: str | None = None
     stops_before_training = False
+    title = "Run"
     files: ClassVar[dict[str, str]] = {}
     fact_defaults: ClassVar[dict[str, Any]] = {}
 
@@ -125,6 +129,16 @@ class Task:
     def summary(self, results: dict[str, Any]) -> str:
         """Return the results as lines of text."""
         return ""
+
+    def headline(self, results: dict[str, Any]) -> str:
+        """Return what came out in a sentence or two, for the run's page."""
+        lines = self.summary(results).strip().splitlines()
+        return lines[0] if lines else f"The run has ended after {self.total_steps:,} steps."
+
+    def result_blocks(self, results: dict[str, Any]) -> list[Block]:
+        """Return what the run's page shows of the results below its headline, a list."""
+        rest = self.summary(results).strip().splitlines()[1:]
+        return [Heading("Results"), Code("\n".join(rest), wraps=False)] if rest else []
 
     def cause_of(self, error: BaseException) -> BaseException:
         """Return the error that is to be told in place of one that the training raised."""
@@ -223,7 +237,8 @@ class _Run:
             raise cause from None
         if workers.is_chief:
             write_json(results_path, results)
-            self._say(task.summary(results), *self._written())
+            fault = write_run_page(task, results)
+            self._say(task.summary(results), *self._written(), fault)
         workers.any(False)  # the others wait here for the chief, who writes
         return results if workers.is_chief else json.loads(results_path.read_text())
 
@@ -398,7 +413,8 @@ class _Run:
     def _written(self):
         """Return a line for each file that the task names and that is there."""
         task = self.task
-        there = {n: what for n, what in task.files.items() if (task.directory / n).exists()}
+        files = {**task.files, PAGE: "this run on one page: open it in a browser"}
+        there = {n: what for n, what in files.items() if (task.directory / n).exists()}
         if not there:
             return []
         width = max(map(len, there))

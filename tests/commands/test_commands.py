@@ -20,6 +20,8 @@ SCRIPTS = {
     "convert": "convert",
     "push": "push",
     "reconstruct": "reconstruct",
+    "visualize": "visualize",
+    "demo": "demo",
     "records": "make_tfrecords",
     "serve-check": "serve_check",
 }

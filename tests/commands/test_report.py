@@ -111,6 +111,9 @@ def test_the_page_says_what_is_not_better_than_raw_pixels(whole):
     _, summary, directory = whole
     text = (directory / "report.md").read_text()
     assert text == page(json.loads((directory / "report.json").read_text()))
+    html = (directory / "report.html").read_text()
+    assert html.count("data:image/png;base64,") == 2 and "<h2>Accuracy</h2>" in html
+    assert "<td>pre-trained, 5 nearest neighbours</td><td>4,000</td><td>50.0 ± 0.0 %</td>" in html
     worse = text[text.index("## Not better") : text.index("## Better than")]
     better = text[text.index("## Better than") : text.index("## What pre-training adds")]
     pixels = summary["accuracy"]["raw pixels, 5 nearest neighbours"]["labels"]["4,000 labels"]

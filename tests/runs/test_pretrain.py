@@ -33,6 +33,7 @@ def test_the_output_directory_is_whole(run):
         "config.json",
         "metrics.jsonl",
         "results.json",
+        "index.html",
         "mae.keras",
         "encoder.keras",
         "encoder/1/saved_model.pb",
@@ -40,6 +41,17 @@ def test_the_output_directory_is_whole(run):
         "figures/loss.png",
     } <= files
     assert not [name for name in files if name.startswith(".")]
+
+
+@pytest.mark.slow
+def test_the_page_shows_what_came_out(run):
+    directory, results = run
+    page = (directory / "index.html").read_text()
+    assert "<h1>Pre-training: mnist5k</h1>" in page
+    assert f"Loss on held-out images: {results['heldout_loss']:.4f}" in page
+    assert f"<td>{results['accuracy']['raw pixels']['knn']:.1%}</td>" in page
+    assert page.count("data:image/png;base64,") == 1 and page.count("<polyline") == 2
+    assert "<td>batch_size</td><td>64</td>" in page and 'href="mae.keras"' in page
 
 
 @pytest.mark.slow

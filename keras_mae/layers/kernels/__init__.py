@@ -85,6 +85,19 @@ def attention(
     return kernels.attention(projected, num_heads, attention_mask, first_query)
 
 
+def attention_weights(
+    projected: list[Tensor], num_heads: int, attention_mask: Tensor | None = None
+) -> Tensor:
+    """Return the weights of `attention`, to be looked at: `attention` itself keeps none.
+
+    Args:
+        projected, num_heads, attention_mask: as of `attention`.
+    Returns:
+        float `(B, heads, T, S)`: row t is what token t takes of each other; its sum is 1.
+    """
+    return plain.weights(projected, num_heads, attention_mask)
+
+
 def _kernels(training: bool) -> ModuleType:
     return by_hand if training and _trains_on_cpu() else plain
 

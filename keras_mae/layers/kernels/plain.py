@@ -35,11 +35,7 @@ def attention(
     attend: Callable | None = None,
 ) -> Tensor:
     """Attend with several heads; see the door's `attention`."""
-    query, key, value = (
-        head
-        for x, count in zip(projected, (1, 2) if len(projected) == 2 else (3,), strict=True)
-        for head in _heads(x, count, num_heads)
-    )
+    query, key, value = _split(projected, num_heads)
     if first_query:
         query = query[:, :, first_query:]
         if attention_mask is not None:
@@ -48,12 +44,30 @@ def attention(
     return ops.reshape(x, (-1, ops.shape(x)[1], x.shape[2] * x.shape[3]))
 
 
+def _split(projected: list[Tensor], num_heads: int) -> list[Tensor]:
+    """Return queries, keys and values, `(B, heads, T, d)` each, of the linear layers' outputs."""
+    counts = (1, 2) if len(projected) == 2 else (3,)
+    return [
+        head
+        for x, count in zip(projected, counts, strict=True)
+        for head in _heads(x, count, num_heads)
+    ]
+
+
 def _heads(x: Tensor, count: int, num_heads: int) -> list[Tensor]:
     """Split `(B, T, count * D)` into `count` tensors of `(B, heads, T, d)`."""
     head_dim = x.shape[-1] // (count * num_heads)
     x = ops.reshape(x, (-1, ops.shape(x)[1], count, num_heads, head_dim))
     # Unstacked, not indexed: the gradient of an index is a tensor of zeros around it.
     return ops.unstack(ops.transpose(x, (2, 0, 3, 1, 4)), count)
+
+
+def weights(
+    projected: list[Tensor], num_heads: int, attention_mask: Tensor | None = None
+) -> Tensor:
+    """Return what `attention` multiplies the values by; see the door's `attention_weights`."""
+    query, key, *_ = _split(projected, num_heads)
+    return attention_weights(query, key, attention_mask)
 
 
 def _attend(query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None) -> Tensor:
