@@ -91,6 +91,14 @@ class ReportSettings(DataSettings):
     ks: tuple[int, ...] = setting(
         (1, 5, 20, 100), "Numbers of nearest neighbours.", EVALUATION, least=1
     )
+    whiten: int | None = setting(
+        None,
+        "Whiten features to so many principal components for nearest neighbours, of raw pixels "
+        "too; --probe=whiten=N does it for linear probes.",
+        EVALUATION,
+        least=1,
+        shown="off",
+    )
     trainable_blocks: tuple[float, ...] | None = setting(
         None,
         "Numbers of blocks of partial fine-tuning.",
@@ -247,7 +255,7 @@ class ReportSettings(DataSettings):
             "full": finetune,
             "partial": finetune,
             "linear": self.probe,
-            "knn": {"knn": tuple(self.ks)},
+            "knn": {"knn": tuple(self.ks), "whiten": self.whiten},
         }
         if protocol == "scratch":
             full = self.finetune_settings(
