@@ -2,7 +2,7 @@
 
 The same command goes on where it was cut. Images that cannot be read are listed apart.
 
-    python scripts/embed.py --model=saved_models/mine --dataset=folder:photos --output=photos.parquet
+    python scripts/embed.py --model=saved_models/mine --dataset=folder:photos --output=photos.npz
     python scripts/embed.py --model=saved_models/mine photos --whiten=64 --neighbors=5 --outliers
     python scripts/embed.py --model=hf://facebook/vit-mae-base photos --duplicates=0.98
 """

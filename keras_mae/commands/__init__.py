@@ -120,7 +120,7 @@ Writes one figure: each picture, masked, and rebuilt.
 
 The same command goes on where it was cut. Images that cannot be read are listed apart.
 
-    {program} --model=saved_models/mine --dataset=folder:photos --output=photos.parquet
+    {program} --model=saved_models/mine --dataset=folder:photos --output=photos.npz
     {program} --model=saved_models/mine photos --whiten=64 --neighbors=5 --outliers
     {program} --model=hf://facebook/vit-mae-base photos --duplicates=0.98""",
         positional="image",
