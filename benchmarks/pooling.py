@@ -18,6 +18,7 @@ from absl import app, flags
 DATA = flags.DEFINE_enum("data", "digits", ["digits", "tiles"], "Which images.")
 ENCODER = flags.DEFINE_string("encoder", None, "Of the images; None: see above.")
 EPOCHS = flags.DEFINE_float("epochs", 60, "Of the pre-training on tiles.")
+OUTPUT = flags.DEFINE_string("output", None, "Where to keep the pre-training on tiles.")
 WHITEN = flags.DEFINE_list("whiten", ["32", "64", "128"], "Numbers of components.")
 POOLINGS = flags.DEFINE_list(
     "poolings", ["pixels", "token", "mean", "both", "mean_std", "grid:2", "grid:3"], "Rows."
@@ -97,7 +98,7 @@ def main(_):
         measure("saved_models/mnist5k_encoder/encoder.keras")
     else:
         with tempfile.TemporaryDirectory() as directory:
-            measure(pretrained(f"{directory}/run"))
+            measure(pretrained(OUTPUT.value or f"{directory}/run"))
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from keras_mae.settings import FinetuneSettings, PretrainSettings, ReportSettings
+from keras_mae.settings.embed import EmbedSettings, PredictSettings
 from keras_mae.settings.fields import (
     Settings,
     SettingsError,
@@ -20,6 +21,7 @@ from keras_mae.settings.fields import (
 from keras_mae.settings.tools import ConvertSettings, ExportSettings, ReconstructSettings
 
 ALL = (FinetuneSettings, PretrainSettings, ReportSettings, ConvertSettings, ExportSettings)
+ALL += (EmbedSettings, PredictSettings)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
