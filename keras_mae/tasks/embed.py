@@ -2,6 +2,7 @@
 
 import logging
 import os
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -9,7 +10,7 @@ from typing import Any, NamedTuple
 import keras
 import numpy as np
 
-from keras_mae.data import Source, load_source, open_parts
+from keras_mae.data import SensorOptions, Source, load_source, open_parts
 from keras_mae.data.sources.files import Files
 from keras_mae.evaluation.neighbors import (
     OUTLIER_NEIGHBORS,
@@ -18,12 +19,19 @@ from keras_mae.evaluation.neighbors import (
     nearest,
     unit_rows,
 )
-from keras_mae.files import check_writable, printable, save_model, weights_digest
+from keras_mae.files import (
+    check_writable,
+    printable,
+    save_model,
+    saved_model_path,
+    weights_digest,
+)
 from keras_mae.interop import load_encoder, load_pretrained
 from keras_mae.interop.hub import is_hub
 from keras_mae.layers.whitening import Moments, rank_note
 from keras_mae.models.embedder import ViTEmbedder
 from keras_mae.plots.contact_sheet import contact_sheet, shown_images
+from keras_mae.poolings import pooling_words
 from keras_mae.settings.embed import EmbedSettings, TableSettings
 from keras_mae.tasks.outputs import Outputs, form_of, seen_as
 from keras_mae.tasks.probe import compiled_function
@@ -126,8 +134,6 @@ def source_of_settings(settings: TableSettings) -> tuple[Source, Source | None]:
         of_pixels = ("channels", "bands", "value_range", "background", "statistics")
         if other := next((name for name in given if name not in of_pixels), None):
             raise ValueError(f"`{other}` must be None for files. Received: {given[other]!r}")
-        from keras_mae.data import SensorOptions
-
         source: Any = Files(settings.image)
         sensor = {k: tuple(v) if isinstance(v, list) else v for k, v in given.items()}
         return (source.with_options(SensorOptions(**sensor)) if sensor else source), None
@@ -166,9 +172,10 @@ def open_embedder(
             raise ValueError(
                 f"`model` must be a file or a folder that exists. Received: {printable(model)!r}"
             )
-        of_keras = Path(model).is_file() and Path(model).suffix == ".keras"
-        opened = load_pretrained(model) if of_keras else None
-        model = opened or load_encoder(model, source.mean, source.std)
+        if Path(model).is_file() and Path(model).suffix == ".keras":
+            model = load_pretrained(model)
+        elif saved_model_path(model) is not None:
+            model = load_encoder(model, source.mean, source.std)
     if isinstance(model, ViTEmbedder):
         for name, given, own in (
             ("pooling", pooling, model.pooling),
@@ -215,8 +222,6 @@ def check_output(settings: TableSettings, suffixes: Sequence[str]) -> None:
     check_writable(Path(output).parent, "output")
     chunks = chunks_path(output)
     if settings.overwrite:
-        import shutil
-
         shutil.rmtree(chunks, ignore_errors=True)
     elif Path(output).exists() and not chunks.exists():
         raise ValueError(f"`output` must be new, or overwrite. Received: {output}")
@@ -266,9 +271,8 @@ class _Run:
         outputs.discard()
         speed = outputs.computed / max(outputs.seconds, 1e-9)
         print(f"\n{outputs.computed:,} images in {outputs.seconds:.1f} s ({speed:,.0f} images/s).")
-        for line in (outputs.skips.tally.line(),):
-            if line:
-                print(line)
+        if line := outputs.skips.tally.line():
+            print(line)
         print("\nWrote:")
         longest = max(len(str(path)) for path, _ in self.written)
         for path, words in self.written:
@@ -472,8 +476,6 @@ def sheet_images(outputs: Outputs, numbers: Sequence[int | None]) -> np.ndarray:
 
 def describe(embedder: ViTEmbedder) -> str:
     """Return how an embedder makes features of tokens, in words."""
-    from keras_mae.poolings import pooling_words
-
     count = embedder.pooled_blocks
     blocks = "last block" if count == 1 else f"last {count} blocks"
     white = "" if embedder.whiten is None else f", whitened to {embedder.whiten} components"

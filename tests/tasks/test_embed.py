@@ -1,6 +1,7 @@
 """Tables of features: each row its own picture's, whatever is broken, cut, or named."""
 
 import csv
+import dataclasses
 import os
 import shutil
 import sys
@@ -79,7 +80,9 @@ def read_features(path):
     return table["name"].tolist(), np.stack(table["features"].to_list())
 
 
-@pytest.mark.parametrize("suffix", ["npz", "npy", "parquet"])
+@pytest.mark.parametrize(
+    "suffix", ["npz", *(pytest.param(s, marks=pytest.mark.slow) for s in ("npy", "parquet"))]
+)
 def test_every_row_has_its_name_wherever_a_broken_file_stands(
     encoder, model, tmp_path, suffix, monkeypatch
 ):
@@ -116,6 +119,7 @@ def test_two_lines_of_python_give_the_same(encoder, model, tmp_path, caplog):
     np.testing.assert_allclose(some, features[[3, 0]], atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("suffix", ["npz", "npy"])
 def test_a_run_that_was_killed_goes_on_to_the_same_bytes(model, tmp_path, monkeypatch, suffix):
     monkeypatch.setattr(outputs, "CHUNK_IMAGES", 4)
@@ -143,6 +147,7 @@ def test_a_run_that_was_killed_goes_on_to_the_same_bytes(model, tmp_path, monkey
     assert beside[0] == beside[1] and beside[0].count("\n") == 8
 
 
+@pytest.mark.slow
 def test_chunks_of_other_images_or_settings_are_refused(model, tmp_path, monkeypatch):
     monkeypatch.setattr(outputs, "CHUNK_IMAGES", 4)
     write_images(tmp_path / "images", 6)
@@ -168,6 +173,7 @@ def test_an_output_that_is_there_is_not_replaced(model, tmp_path):
     assert out.read_text() == "something of a person's"
 
 
+@pytest.mark.slow
 def test_too_many_broken_images_stop_it_and_are_named(model, tmp_path):
     write_images(tmp_path / "images", 6, broken=(0, 2, 4))
     with pytest.raises(TooManyBadImages, match=r"0[024]\.png"):
@@ -179,6 +185,7 @@ def test_too_many_broken_images_stop_it_and_are_named(model, tmp_path):
         embed_command(settings(model, tmp_path / "none", tmp_path / "g.npz", max_bad_fraction=1.0))
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="names of any bytes")
 def test_names_of_any_bytes_are_told_apart(model, tmp_path):
     image = tmp_path / "one.png"
@@ -208,6 +215,7 @@ def test_name_text_keeps_plain_names_and_their_differences():
     assert all(len(text.splitlines()) == 1 and text.encode() for text in texts)
 
 
+@pytest.mark.slow
 def test_whitening_is_fitted_to_training_images_and_kept(model, tmp_path):
     write_images(tmp_path / "images" / "train", 20)
     write_images(tmp_path / "images" / "test", 8)
@@ -240,6 +248,7 @@ def test_whitening_is_fitted_to_training_images_and_kept(model, tmp_path):
         embed_command(settings(kept, tmp_path / "images", tmp_path / "x.npz", whiten=2))
 
 
+@pytest.mark.slow
 def test_neighbours_duplicates_and_outliers_have_their_tables(model, tmp_path, capsys):
     write_images(tmp_path / "images", 12, broken=(3,), copies=(1, 6, 10))
     out = tmp_path / "out" / "features.npz"
@@ -283,8 +292,6 @@ def test_what_does_not_fit_is_told_before_any_work(model, tmp_path, name, change
     write_images(tmp_path / "images", 2)
     given = settings(model, tmp_path / "images", tmp_path / "f.npz")
     changes = {k: str(tmp_path / v) if k == "output" else v for k, v in changes.items()}
-    import dataclasses
-
     word = {"blocks": "pooled_blocks", "channels": "(model|channels)"}.get(name, name)
     with pytest.raises(ValueError, match=f"`{word}`"):
         embed_command(dataclasses.replace(given, **changes))

@@ -78,6 +78,7 @@ def test_each_picture_has_its_most_probable_classes(model, tmp_path, caplog):
     np.testing.assert_allclose(found.probabilities, [[probability]], atol=1e-4)
 
 
+@pytest.mark.slow
 def test_folders_of_other_classes_change_no_name_and_are_not_measured(model, tmp_path, capsys):
     for folder, colour in (("blue", 2), ("violet", 2), ("red", 0)):
         write(tmp_path / "images" / folder / "1.png", colour)
@@ -107,6 +108,7 @@ def _saved(model, folder):
     return str(path)
 
 
+@pytest.mark.slow
 def test_several_labels_have_a_probability_each(tmp_path):
     for name, colour in {"a": 2, "b": 0}.items():
         write(tmp_path / f"{name}.png", colour)
