@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from keras_mae.settings import FinetuneSettings, PretrainSettings, ReportSettings
-from keras_mae.settings.embed import EmbedSettings, PredictSettings
+from keras_mae.settings.embed import EmbedSettings, PredictSettings, TableSettings
 from keras_mae.settings.fields import (
     Settings,
     SettingsError,
@@ -159,6 +159,7 @@ def test_every_setting_says_what_it_is(cls):
 def test_every_default_fits_its_own_field(cls):
     required = {f.name: "given" for f in dataclasses.fields(cls) if spec_of(f).required}
     own = {"encoder": "given"} if cls is FinetuneSettings else {}
+    own |= {"dataset": "mnist5k"} if issubclass(cls, TableSettings) else {}
     settings = cls(**required, **own)  # raises for a value that does not fit
     for name, default in cls.defaults().items():
         assert getattr(settings, name) == {**required, **own}.get(name, default), name
