@@ -1,6 +1,7 @@
 """From an image's tokens to one vector."""
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 from keras import ops
@@ -73,7 +74,7 @@ def pool_tokens(
             side = math.isqrt(patches.shape[1])
             grid_size = (side, side) if side * side == patches.shape[1] else None
         check_grid(pooling, grid_size)
-        means = ops.matmul(ops.cast(grid_shares(cells, grid_size), tokens.dtype), patches)
+        means = ops.matmul(ops.cast(grid_shares(cells, grid_size or ()), tokens.dtype), patches)
         return ops.reshape(means, (-1, cells * cells * patches.shape[2]))
     mean = ops.mean(patches, axis=1)
     if pooling == "mean":
@@ -87,7 +88,7 @@ def pool_tokens(
     return token if pooling == "token" else ops.concatenate([token, mean], axis=-1)
 
 
-def grid_shares(cells: int, grid_size: tuple[int, int] | None) -> np.ndarray:
+def grid_shares(cells: int, grid_size: Sequence[int]) -> np.ndarray:
     """Return the share that each patch has in the mean of each of `cells` x `cells` equal parts.
 
     A patch on a border counts to both sides, each by the part of it that lies there; so the mean of
@@ -103,7 +104,7 @@ def grid_shares(cells: int, grid_size: tuple[int, int] | None) -> np.ndarray:
     return np.kron(rows, columns).astype("float32")
 
 
-def _overlaps(cells, side):
+def _overlaps(cells: int, side: int) -> np.ndarray:
     """(cells, side): which share of a cell each patch of a line covers."""
     # In units of 1 / (cells * side) of the line, so that all is exact.
     starts, begins = np.arange(cells)[:, None] * side, np.arange(side)[None] * cells
