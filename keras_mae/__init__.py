@@ -28,13 +28,16 @@ if TYPE_CHECKING:
         MaskedAutoencoder,
         ViTClassifier,
         ViTDetector,
+        ViTEmbedder,
         ViTEncoder,
         ViTSegmenter,
         backbones,
     )
     from keras_mae.presets import list_presets
     from keras_mae.settings import FinetuneSettings, PretrainSettings, ReportSettings
+    from keras_mae.tasks.embed import embed
     from keras_mae.tasks.finetune import finetune
+    from keras_mae.tasks.predict import predict
     from keras_mae.tasks.pretrain import pretrain
 
 # Name -> the module that has it; a module itself where the two are the same.
@@ -46,10 +49,12 @@ _HOMES = {
     "ReportSettings": "keras_mae.settings",
     "ViTClassifier": "keras_mae.models",
     "ViTDetector": "keras_mae.models",
+    "ViTEmbedder": "keras_mae.models",
     "ViTEncoder": "keras_mae.models",
     "ViTSegmenter": "keras_mae.models",
     "backbones": "keras_mae.models",
     "data": "keras_mae.data",
+    "embed": "keras_mae.tasks.embed",
     "export_encoder": "keras_mae.export",
     "finetune": "keras_mae.tasks.finetune",
     "layers": "keras_mae.layers",
@@ -58,6 +63,7 @@ _HOMES = {
     "load_pretrained": "keras_mae.interop",
     "load_weights_into": "keras_mae.interop",
     "plots": "keras_mae.plots",
+    "predict": "keras_mae.tasks.predict",
     "pretrain": "keras_mae.tasks.pretrain",
     "push_to_hub": "keras_mae.interop",
     "save_pretrained": "keras_mae.interop",
@@ -75,11 +81,13 @@ __all__ = [
     "ReportSettings",
     "ViTClassifier",
     "ViTDetector",
+    "ViTEmbedder",
     "ViTEncoder",
     "ViTSegmenter",
     "__version__",
     "backbones",
     "data",
+    "embed",
     "export_encoder",
     "finetune",
     "layers",
@@ -88,6 +96,7 @@ __all__ = [
     "load_pretrained",
     "load_weights_into",
     "plots",
+    "predict",
     "pretrain",
     "push_to_hub",
     "save_pretrained",

@@ -60,6 +60,32 @@ def printable(text: object) -> str:
     return str(text).encode("utf-8", "backslashreplace").decode()
 
 
+# What would end a line, or cannot be encoded.
+_NO_TEXT = re.compile("[\x00-\x1f\x7f\x85\u2028\u2029\ud800-\udfff]")
+_LIKE_A_BYTE = re.compile(r"\\x[0-9a-f]{2}")
+
+
+def name_text(name: str) -> str:
+    r"""Return a file's name as a table can hold it, in one line; other names stay other.
+
+    Bytes that are no UTF-8, and characters that would end a line, are written as `\xNN`. In a name
+    that has such a byte, or the like of one in plain letters, each backslash is doubled.
+
+    Args:
+        name: str, bytes that are no UTF-8 as `os.fsdecode` gives them.
+    Example: `name_text("caf\udce9.png")` is `caf\xe9.png`, ten characters and `png`
+    """
+    if not _NO_TEXT.search(name) and not _LIKE_A_BYTE.search(name):
+        return name
+    return _NO_TEXT.sub(_as_bytes, name.replace("\\", "\\\\"))
+
+
+def _as_bytes(match: re.Match[str]) -> str:
+    is_byte = "\udc80" <= match[0] <= "\udcff"
+    content = match[0].encode("utf-8", "surrogateescape" if is_byte else "surrogatepass")
+    return "".join(f"\\x{byte:02x}" for byte in content)
+
+
 def save_model(model: keras.Model, path: AnyPath) -> None:
     """Save a Keras model as a `.keras` file, atomically."""
     with atomic_path(path) as temporary:

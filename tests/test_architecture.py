@@ -8,7 +8,18 @@ PACKAGE = ROOT / "keras_mae"
 # From the bottom to the top. What shares a line may import one another, as long as no circle is
 # made; everything else imports what is on lines above its own only.
 ROOMS = (
-    ("version", "errors", "files", "pages", "pixels", "presets", "quiet", "registry", "types"),
+    (
+        "version",
+        "errors",
+        "files",
+        "pages",
+        "pixels",
+        "poolings",
+        "presets",
+        "quiet",
+        "registry",
+        "types",
+    ),
     ("settings",),
     ("layers",),
     ("models",),

@@ -138,6 +138,31 @@ It needs `pip install "keras_mae[demo]"`. Only this machine can open the page.
     {program} --model=saved_models/mae_mnist5k --port=8000 photos/""",
         positional="image",
     ),
+    "embed": Command(
+        "keras_mae.settings.embed:EmbedSettings",
+        "keras_mae.tasks.embed:embed_command",
+        """Write the features of images with their names; find neighbours, copies and outliers.
+
+The same command goes on where it was cut. Images that cannot be read are listed apart.
+
+    {program} --model=saved_models/mine --dataset=folder:photos --output=photos.npz
+    {program} --model=saved_models/mine photos --whiten=64 --neighbors=5 --outliers
+    {program} --model=hf://facebook/vit-mae-base photos --duplicates=0.98""",
+        positional="image",
+    ),
+    "predict": Command(
+        "keras_mae.settings.embed:PredictSettings",
+        "keras_mae.tasks.predict:predict_command",
+        """Write what a fine-tuned classifier says of images, a row each.
+
+Where the images have labels, it measures the predictions too, and draws the worst mistakes. The
+same command goes on where it was cut.
+
+    {program} --model=saved_models/few picture.png photos
+    {program} --model=saved_models/few --dataset=mnist5k --part=heldout
+    {program} --model=exported/few --dataset=folder:new --output=new.parquet""",
+        positional="image",
+    ),
     "records": Command(
         "keras_mae.settings.tools:RecordsSettings",
         "keras_mae.commands.functions:records",

@@ -305,7 +305,8 @@ def _probe_rows(settings, features, kinds, pooled=None):
     ]
     names = [(name, key) for name, key in names if key in kinds]
     if "knn" in kinds:
-        names += [(_neighbours_text(k), str(k)) for k in settings.ks]
+        white = "" if settings.whiten is None else f", whitened to {settings.whiten}"
+        names += [(_neighbours_text(k) + white, str(k)) for k in settings.ks]
     rows = []
     for name, key in names:
         rivals, control, other = (), None, None

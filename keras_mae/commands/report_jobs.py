@@ -16,6 +16,7 @@ from keras_mae.evaluation.knn import knn_predict
 from keras_mae.files import save_model, weights_digest
 from keras_mae.interop import load_encoder
 from keras_mae.interop.adapt import Inputs, adapted_encoder
+from keras_mae.layers.whitening import Whitening
 from keras_mae.models import ViTEncoder
 from keras_mae.models.weights import get_weights
 from keras_mae.tasks.classify import check_labels
@@ -23,6 +24,7 @@ from keras_mae.tasks.finetune import finetune
 from keras_mae.tasks.images import EVAL_BATCH, parts_of
 from keras_mae.tasks.pretrain import build_autoencoder, pretrain
 from keras_mae.tasks.probe import (
+    apply_whitening,
     linear_probe,
     on_kept_features,
     pixel_predictor,
@@ -272,7 +274,7 @@ class JobMaker:
 
     def pixels(self, seed, encoder, size):
         """Return the job that measures raw pixels, at the size that an encoder sees."""
-        ks = tuple(self.settings.ks)
+        ks, whiten = tuple(self.settings.ks), self.settings.whiten
         names = ("image_size", "mean", "std", "value_range")
         form = {name: encoder.config[name] for name in names}
 
@@ -288,7 +290,11 @@ class JobMaker:
                 extract_features(pixel_predictor, eval_dataset(part, batch_size=EVAL_BATCH, **form))
                 for part in (train, self.heldout)
             )
-            found = knn_predict(features, labels, queries, self.num_classes, ks=ks)
+            near = features, queries
+            if whiten is not None:
+                layer = Whitening.fitted_to(features, whiten)
+                near = tuple(apply_whitening(layer, part) for part in near)
+            found = knn_predict(near[0], labels, near[1], self.num_classes, ks=ks)
             accuracy = {str(k): float(np.mean(found[k] == wanted)) for k in ks}
             views = view_features(pixel_predictor, train, probe, form, (features, labels))
             accuracy["linear"] = linear_probe(
@@ -299,6 +305,7 @@ class JobMaker:
             return {"accuracy": accuracy}
 
         known = {**probe.fixed(), **self.data, **form, "train_examples": size, "ks": ks}
+        known |= {} if whiten is None else {"whiten_neighbours": whiten}
         return Job(f"raw pixels, {self.labels_text(size)}", seed, known, work)
 
     def _made_by(self, job, config):

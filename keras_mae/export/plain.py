@@ -13,11 +13,13 @@ import tensorflow as tf
 
 from keras_mae.layers.boxes import best_boxes, decode
 from keras_mae.layers.feature_pyramid import part_of
+from keras_mae.layers.pooling import EPSILON, grid_shares
 from keras_mae.layers.transformer import NORM_EPSILON
 from keras_mae.models.detector import ViTDetector
 from keras_mae.models.segmenter import ViTSegmenter
 from keras_mae.models.weights import get_weights
 from keras_mae.pixels import deviation_and_offset, subtract_low
+from keras_mae.poolings import grid_cells
 
 
 def plain_function(model, batch_size=None):
@@ -27,7 +29,8 @@ def plain_function(model, batch_size=None):
     would keep the size it was traced with.
 
     Args:
-        model: `ViTEncoder`, `ViTClassifier`, `ViTSegmenter` or `ViTDetector`, computing in float32.
+        model: `ViTEncoder`, or a model with a head or a pooling, of the `KINDS` of
+            `keras_mae.export.source`, computing in float32.
         batch_size: int; None for any.
     Returns:
         `tf.function` of `images`, float32 `(batch_size, H, W, C)`, in the model's value range: they
@@ -92,7 +95,11 @@ class _Forward:
         count = self.encoder.num_class_tokens
         blocks = [features(one, count) for one in tokens]
         outputs = blocks[-1]
-        return outputs if self.model is self.encoder else {**outputs, **self.head(blocks)}
+        if self.model is self.encoder:
+            return outputs
+        if not hasattr(self.model, "head"):
+            return {**outputs, "pooled": self.pooled(blocks)}
+        return {**outputs, **self.head(blocks)}
 
     def pooled_blocks(self, images):
         """Return the tokens `(B, T + N, D)` of each of the last blocks that the model pools."""
@@ -195,9 +202,7 @@ class _Forward:
     def head(self, blocks):
         """Return a classifier's outputs of the `features` of the blocks that it pools."""
         model, weights = self.model, self.weights
-        names = {"token": ["cls"], "mean": ["pooled"], "both": ["cls", "pooled"]}
-        parts = [block[name] for name in names[model.pooling] for block in blocks]
-        pooled = tf.concat(parts, axis=-1)
+        pooled = self.pooled(blocks)
         if model.head_norm == "batch":
             variance = weights["feature_norm.moving_variance"] + model.feature_norm.epsilon
             mean = self.tensor(weights["feature_norm.moving_mean"])
@@ -205,7 +210,33 @@ class _Forward:
         elif model.head_norm == "layer":
             pooled = self.norm(pooled, "feature_norm")
         logits = self.linear(pooled, "head")
-        return {"pooled": pooled, "logits": logits, "probabilities": tf.nn.softmax(logits)}
+        probabilities = tf.sigmoid(logits) if model.multi_label else tf.nn.softmax(logits)
+        return {"pooled": pooled, "logits": logits, "probabilities": probabilities}
+
+    def pooled(self, blocks):
+        """Return the vectors that a model makes of the `features` of the blocks that it pools."""
+        model, count = self.model, self.encoder.num_class_tokens
+        cells = grid_cells(model.pooling)
+        if cells is not None:
+            shares = self.tensor(grid_shares(cells, self.encoder.grid_size).T)
+            patches = tf.concat([block["tokens"][:, count:] for block in blocks], axis=-1)
+            means = tf.matmul(tf.transpose(patches, (0, 2, 1)), shares)
+            means = tf.transpose(means, (0, 2, 1))
+            pooled = tf.reshape(means, (self.batch, cells * cells * patches.shape[2]))
+        else:
+            names = {
+                "token": ["cls"],
+                "mean": ["pooled"],
+                "both": ["cls", "pooled"],
+                "mean_std": ["pooled", "deviation"],
+            }
+            blocks = [{**block, "deviation": deviation(block, count)} for block in blocks]
+            parts = [block[name] for name in names[model.pooling] for block in blocks]
+            pooled = tf.concat(parts, axis=-1)
+        if model.whiten is not None:
+            centred = pooled - self.tensor(self.weights["whitening.origin"])
+            pooled = tf.matmul(centred, self.tensor(self.weights["whitening.kernel"]))
+        return pooled
 
     def segmentation(self, blocks):
         """Return a segmenter's outputs of the tokens of the blocks that it looks at."""
@@ -299,6 +330,12 @@ def features(tokens, num_class_tokens=1):
         cls = tf.reduce_mean(tokens[:, :num_class_tokens], axis=1)
     pooled = tf.reduce_mean(tokens[:, num_class_tokens:], axis=1)
     return {"tokens": tokens, "cls": cls, "pooled": pooled}
+
+
+def deviation(outputs, num_class_tokens=1):
+    """Return the standard deviation `(B, D)` of the patches' tokens of `features`."""
+    centred = outputs["tokens"][:, num_class_tokens:] - outputs["pooled"][:, None]
+    return tf.sqrt(tf.reduce_mean(tf.pow(centred, 2.0), axis=1) + EPSILON)
 
 
 def normalising_projection(encoder, weights):

@@ -13,6 +13,7 @@ from keras_mae.layers.arguments import grid_size, pair
 from keras_mae.layers.pooling import pool_tokens
 from keras_mae.models.classifier import ViTClassifier
 from keras_mae.models.detector import ViTDetector
+from keras_mae.models.embedder import ViTEmbedder
 from keras_mae.models.encoder import ViTEncoder
 from keras_mae.models.segmenter import ViTSegmenter
 from keras_mae.models.weights import assign_weights, get_weights
@@ -22,6 +23,7 @@ from keras_mae.presets import list_presets, preset_config
 # Models with a head -> what a card calls them, and what they do.
 KINDS = {
     ViTClassifier: ("classifier", "classification"),
+    ViTEmbedder: ("embedder", "features"),
     ViTSegmenter: ("segmenter", "segmentation"),
     ViTDetector: ("detector", "detection"),
 }
@@ -99,12 +101,13 @@ def open_source(model, image_size=None):
         "num_class_tokens": encoder.num_class_tokens,
     }
     if model is not encoder:
-        facts.update(
-            num_classes=model.num_classes,
-            pooled_blocks=getattr(model, "pooled_blocks", 1),
-            class_names=None if model.class_names is None else list(model.class_names),
-        )
-        facts.update({key: getattr(model, key) for key in ("pooling", "head") if key in config})
+        names = ("num_classes", "pooled_blocks", "class_names")
+        facts.update({name: getattr(model, name) for name in names if name in config})
+        if facts.get("class_names") is not None:
+            facts["class_names"] = list(facts["class_names"])
+        # A setting that is off is not told: cards of models without it stay what they were.
+        more = ("pooling", "head", "whiten", "multi_label")
+        facts.update({key: getattr(model, key) for key in more if config.get(key)})
         if isinstance(model, ViTDetector):
             facts["suppression"] = model.suppression
     return Source(copy, facts)
@@ -125,9 +128,13 @@ def _float32_copy(model, encoder, image_size):
     copy = ViTEncoder.from_config({**encoder.get_config(), **changes})
     if model is encoder:
         return copy
-    config = {**model.get_config(), "image_size": None, "trainable_blocks": None}
+    config = {**model.get_config(), "dtype": "float32", "trainable": True}
+    if "image_size" in config:
+        config["image_size"] = None  # the encoder's
+    if "trainable_blocks" in config and config.get("whiten") is None:
+        config["trainable_blocks"] = None
     config["encoder"] = keras.saving.serialize_keras_object(copy)
-    return type(model).from_config({**config, "dtype": "float32", "trainable": True})
+    return type(model).from_config(config)
 
 
 def values_in_words(value_range):
@@ -176,9 +183,10 @@ def model_outputs(model, images, encode=None):
         encode: function from these to what `pooled_tokens` returns, in its place.
     Returns:
         dict of float32 tensors: `tokens` `(B, T + N, D)`, `cls` and `pooled` `(B, D)`, and of a
-        classifier `logits` and `probabilities` `(B, classes)`, and `pooled` as it pools. Of a
-        segmenter `logits` `(B, H, W, classes)` and `label_map`, uint8 `(B, H, W)`, alone. Of a
-        detector what `ViTDetector.outputs_of_tokens` gives.
+        classifier `logits` and `probabilities` `(B, classes)`, and `pooled` as it pools; of an
+        embedder `pooled` as it pools and whitens. Of a segmenter `logits` `(B, H, W, classes)` and
+        `label_map`, uint8 `(B, H, W)`, alone. Of a detector what
+        `ViTDetector.outputs_of_tokens` gives.
     """
     encoder = getattr(model, "encoder", model)
     wide = pooled_tokens(model, images) if encode is None else encode(images)
@@ -189,9 +197,14 @@ def model_outputs(model, images, encode=None):
     cls = pool_tokens(tokens, "token", count)
     if encoder is model:
         return {"tokens": tokens, "cls": cls, "pooled": pool_tokens(tokens, "mean", count)}
-    pooled = pool_tokens(wide, model.pooling, count)
+    pooled = pool_tokens(wide, model.pooling, count, encoder.grid_size)
+    if model.whitening is not None:
+        pooled = model.whitening(pooled)
+    if not hasattr(model, "head"):
+        return {"tokens": tokens, "cls": cls, "pooled": pooled}
     if model.feature_norm is not None:
         pooled = model.feature_norm(pooled, training=False)
     logits = model.head(pooled)
     outputs = {"tokens": tokens, "cls": cls, "pooled": pooled, "logits": logits}
-    return {**outputs, "probabilities": ops.softmax(logits, axis=-1)}
+    probabilities = ops.sigmoid(logits) if model.multi_label else ops.softmax(logits, axis=-1)
+    return {**outputs, "probabilities": probabilities}

@@ -35,8 +35,9 @@ def export_encoder(
 
         tokens                 (B, T + N, D)   the class token (or T), then the patches, row by row
         cls                    (B, D)          the class token
-        pooled                 (B, D)          the mean of the patches' tokens; of a classifier,
-                                               what its linear layer is given
+        pooled                 (B, D)          the mean of the patches' tokens; of an embedder,
+                                               its features; of a classifier, what its linear
+                                               layer is given
         logits, probabilities  (B, classes)    of a classifier
 
     or, of a segmenter, these alone

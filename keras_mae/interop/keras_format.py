@@ -10,6 +10,7 @@ import numpy as np
 from keras_mae.models.autoencoder import MaskedAutoencoder
 from keras_mae.models.classifier import ViTClassifier
 from keras_mae.models.detector import ViTDetector
+from keras_mae.models.embedder import ViTEmbedder
 from keras_mae.models.encoder import ViTEncoder
 from keras_mae.models.segmenter import ViTSegmenter
 from keras_mae.models.weights import get_weights
@@ -17,7 +18,7 @@ from keras_mae.types import AnyPath
 
 KINDS = {"autoencoder": MaskedAutoencoder, "encoder": ViTEncoder, "classifier": ViTClassifier}
 # Opened as they are: no other library has a file of theirs.
-DENSE = {"segmenter": ViTSegmenter, "detector": ViTDetector}
+AS_THEY_ARE = {"segmenter": ViTSegmenter, "detector": ViTDetector, "embedder": ViTEmbedder}
 
 
 def kind_of(model: keras.Model) -> str:
@@ -54,7 +55,7 @@ def read_keras(path: AnyPath) -> tuple[keras.Model, dict[str, np.ndarray], dict[
     Raises:
         ValueError: if it is broken, unsafe, or not a model of this library.
     """
-    expected = [f"keras_mae>{cls.__name__}" for cls in {**KINDS, **DENSE}.values()]
+    expected = [f"keras_mae>{cls.__name__}" for cls in {**KINDS, **AS_THEY_ARE}.values()]
     try:
         with zipfile.ZipFile(path) as archive:
             name = json.loads(archive.read("config.json")).get("registered_name")

@@ -9,7 +9,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_mae.interop.keras_format import DENSE, KINDS, kind_of
+from keras_mae.interop.keras_format import AS_THEY_ARE, KINDS, kind_of
 from keras_mae.interop.read import Checkpoint, read_checkpoint
 from keras_mae.layers.arguments import grid_size, pair
 from keras_mae.layers.resampling import is_sincos
@@ -62,9 +62,10 @@ def load_pretrained(path: AnyPath, **overrides: Any) -> keras.Model:
             `dtype`, ...
     Returns:
         `MaskedAutoencoder` where there is a decoder, `ViTClassifier` where there is a head,
-        `ViTSegmenter` or `ViTDetector` of their `.keras` files, else `ViTEncoder`. Where a file
-        does not say, pixels are 0-255 and normalised with ImageNet's statistics (three channels),
-        which is logged, and a decoder predicts raw pixels, as the reference's does by default.
+        `ViTSegmenter`, `ViTDetector` or `ViTEmbedder` of their `.keras` files, else `ViTEncoder`.
+        Where a file does not say, pixels are 0-255 and normalised with ImageNet's statistics (three
+        channels), which is logged, and a decoder predicts raw pixels, as the reference's does by
+        default.
     Raises:
         FileNotFoundError: if there is no checkpoint.
         ValueError: if it is broken, unsafe, of another architecture, or `overrides` do not fit.
@@ -73,7 +74,7 @@ def load_pretrained(path: AnyPath, **overrides: Any) -> keras.Model:
         encoder = keras_mae.load_pretrained("dinov2-small", image_size=224)
     """
     checkpoint = read_checkpoint(path)
-    if overrides and isinstance(checkpoint.model, tuple(DENSE.values())):
+    if overrides and isinstance(checkpoint.model, tuple(AS_THEY_ARE.values())):
         raise ValueError(
             f"`overrides` must be left out for a {type(checkpoint.model).__name__}: make a new one "
             f"of its encoder. Received: {sorted(overrides)}"

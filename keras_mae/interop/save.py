@@ -55,6 +55,13 @@ def save_pretrained(model: keras.Model, directory: AnyPath, format: str = "hf") 
             "`model` must pool the last block's tokens only: no other library's classifier pools "
             f"more. Received: pooled_blocks={config['pooled_blocks']}; use '.keras'"
         )
+    pooling, whiten = config.get("pooling"), config.get("whiten")
+    if pooling not in (None, "token", "mean", "both") or whiten is not None:
+        raise ValueError(
+            "`model` must pool the class token or the mean, without a whitening: no other "
+            f"library's classifier has more. Received: pooling={pooling!r}, whiten={whiten}; use "
+            "'.keras'"
+        )
     if format == "keras_hub":
         with new_directory(directory) as folder:
             folder.mkdir()

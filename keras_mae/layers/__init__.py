@@ -16,6 +16,7 @@ from keras_mae.layers.maskings.random import RandomMasking
 from keras_mae.layers.patches import PatchEmbedding, gather_tokens, patchify, unpatchify
 from keras_mae.layers.positions import PositionTable, sincos_positions
 from keras_mae.layers.transformer import MLP, DropPath, LayerScale, TransformerBlock
+from keras_mae.layers.whitening import Whitening
 
 __all__ = [
     "MLP",
@@ -32,6 +33,7 @@ __all__ = [
     "PositionTable",
     "RandomMasking",
     "TransformerBlock",
+    "Whitening",
     "gather_tokens",
     "keep_lowest",
     "num_kept",

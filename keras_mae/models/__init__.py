@@ -5,6 +5,7 @@ from keras_mae.models.autoencoder import MaskedAutoencoder
 from keras_mae.models.classifier import ViTClassifier
 from keras_mae.models.decoder import MAEDecoder
 from keras_mae.models.detector import ViTDetector
+from keras_mae.models.embedder import ViTEmbedder
 from keras_mae.models.encoder import ViTEncoder
 from keras_mae.models.losses import PatchReconstructionLoss, normalize_patches
 from keras_mae.models.segmenter import ViTSegmenter
@@ -16,6 +17,7 @@ __all__ = [
     "PatchReconstructionLoss",
     "ViTClassifier",
     "ViTDetector",
+    "ViTEmbedder",
     "ViTEncoder",
     "ViTSegmenter",
     "backbones",

@@ -6,9 +6,11 @@ from typing import Any
 import keras
 from keras import ops
 
-from keras_mae.layers.pooling import check_pooling, pool_tokens, pooled_dim
+from keras_mae.layers.pooling import check_grid, pool_tokens, pooled_dim
+from keras_mae.layers.whitening import Whitening
 from keras_mae.models.encoder import check_last_blocks
 from keras_mae.models.on_encoder import OnEncoder
+from keras_mae.poolings import check_pooling
 from keras_mae.types import AnyPath, Shape, Size, Tensor
 
 HEAD_NORMS = ("auto", "layer", "batch", None)
@@ -28,13 +30,19 @@ class ViTClassifier(OnEncoder):
             `pooled_blocks` 1, and `drop_path` and `image_size` cannot be changed.
         num_classes: int.
         pooling: "token" for the class token (of several, their mean), "mean" for the mean of the
-            patches' tokens, "both" for the one beside the other.
+            patches' tokens, "both" for the one beside the other, "mean_std" for the mean and the
+            deviation of the patches' tokens, "grid:G" for the means of G x G parts of the image.
         pooled_blocks: int. Tokens of so many last blocks are pooled side by side: a linear probe of
             more than the last block's output. Each has the encoder's final norm, where it has one.
         head_norm: what normalises the pooled vector. "layer": a LayerNorm of its own, in place of
             the encoder's final one. "batch": a BatchNorm without scale and offset, for linear
             probes. None: only the encoder's final LayerNorm, before pooling. "auto": "layer" for
-            mean pooling and None for the class token, as in the reference, and None for both.
+            mean pooling and None for the class token, as in the reference, and for all others.
+        whiten: int, or None. The pooled vector goes through a `Whitening` to so many components
+            before `head_norm`; its `adapt` is for the caller. Only for a wholly frozen encoder, of
+            which the features stay what they were.
+        multi_label: bool. Whether an image can have several labels, or none: each logit is then one
+            of its own, and a probability its sigmoid. It changes no logit; whoever predicts asks.
         drop_path: float in [0, 1), see `ViTEncoder`; None for the encoder's own.
         trainable_blocks: which part of the encoder is trained. None: all of it. 0: nothing.
             0.5: the MLP of the last block, with its norm. 1, 2, ...: so many last blocks, and
@@ -67,6 +75,8 @@ class ViTClassifier(OnEncoder):
         pooling: str = "token",
         pooled_blocks: int = 1,
         head_norm: str | None = "auto",
+        whiten: int | None = None,
+        multi_label: bool = False,
         drop_path: float | None = None,
         trainable_blocks: float | None = None,
         image_size: Size | None = None,
@@ -81,6 +91,12 @@ class ViTClassifier(OnEncoder):
             )
         if head_norm == "auto":
             head_norm = "layer" if pooling == "mean" else None
+        if whiten is not None and (trainable_blocks != 0 or head_norm == "layer"):
+            raise ValueError(
+                "`whiten` must be None but for a wholly frozen encoder (trainable_blocks=0), with "
+                f"head_norm of 'batch' or None. Received: {whiten!r} with "
+                f"trainable_blocks={trainable_blocks!r} and head_norm={head_norm!r}"
+            )
         super().__init__(
             encoder,
             num_classes,
@@ -95,8 +111,14 @@ class ViTClassifier(OnEncoder):
         self.pooling = pooling
         self.pooled_blocks = pooled_blocks
         self.head_norm = head_norm
+        self.whiten = whiten
+        self.multi_label = multi_label
+        check_grid(pooling, self.encoder.grid_size)
         check_last_blocks(pooled_blocks, self.encoder.num_output_blocks, "pooled_blocks")
         # Pooled features and logits stay in float32 under a mixed policy.
+        self.whitening: Any = None
+        if whiten is not None:
+            self.whitening = Whitening(whiten, name="whitening", dtype="float32")
         self.feature_norm: Any = None
         if head_norm == "layer":
             self.feature_norm = keras.layers.LayerNormalization(
@@ -128,7 +150,10 @@ class ViTClassifier(OnEncoder):
         if self.built:
             return
         width = self.pooled_blocks * self.encoder.hidden_dim
-        features_shape = (None, pooled_dim(width, self.pooling))
+        features_shape: Shape = (None, pooled_dim(width, self.pooling))
+        if self.whitening is not None:
+            self.whitening.build(features_shape)
+            features_shape = (None, self.whiten)
         if self.feature_norm is not None:
             self.feature_norm.build(features_shape)
         self.head.build(features_shape)
@@ -136,8 +161,14 @@ class ViTClassifier(OnEncoder):
     def call(self, images: Tensor, training: bool = False, kept: Tensor | None = None) -> Tensor:
         trained = self.trains_encoder(training)
         tokens = self.encoder(images, training=trained, last_blocks=self.pooled_blocks, kept=kept)
-        num_class_tokens = self.encoder.num_class_tokens
-        features = pool_tokens(ops.cast(tokens, "float32"), self.pooling, num_class_tokens)
+        features = pool_tokens(
+            ops.cast(tokens, "float32"),
+            self.pooling,
+            self.encoder.num_class_tokens,
+            self.encoder.grid_size,
+        )
+        if self.whitening is not None:
+            features = self.whitening(features)
         if self.head_norm == "batch":
             features = self.feature_norm(features, training=training)
         elif self.feature_norm is not None:
@@ -153,6 +184,8 @@ class ViTClassifier(OnEncoder):
             "pooling": self.pooling,
             "pooled_blocks": self.pooled_blocks,
             "head_norm": self.head_norm,
+            "whiten": self.whiten,
+            "multi_label": self.multi_label,
         }
 
     def compile(

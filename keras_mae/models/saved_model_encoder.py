@@ -7,7 +7,7 @@ from typing import Any, Self
 import keras
 
 from keras_mae.files import saved_model_path
-from keras_mae.layers.arguments import pair
+from keras_mae.layers.arguments import grid_size, pair
 from keras_mae.models.encoder import check_images, check_last_blocks, pixel_statistics
 from keras_mae.pixels import BYTE_RANGE, check_value_range
 from keras_mae.types import AnyPath, Shape, Size, Tensor
@@ -91,6 +91,11 @@ class SavedModelEncoder(keras.Model):
 
     # Only the last block's tokens are in the graph.
     num_output_blocks = 1
+
+    @property
+    def grid_size(self) -> tuple[int, int] | None:
+        """(rows, columns) of patches; None where no card tells their size."""
+        return None if self.patch_size is None else grid_size(self.image_size, self.patch_size)
 
     @property
     def recompute(self) -> bool:

@@ -21,6 +21,7 @@ logger = logging.getLogger(__name__)
 _PARTS = (
     "encoder",
     "decoder",
+    "whitening",
     "feature_norm",
     "head",
     "pyramid",
@@ -51,7 +52,7 @@ _BLOCK_LAYERS = (
     "mlp.output_projection",
     "mlp_scale",
 )
-_LEAVES = ("gamma", "beta", "moving_mean", "moving_variance", "kernel", "bias")
+_LEAVES = ("gamma", "beta", "moving_mean", "moving_variance", "origin", "kernel", "bias")
 _LONGEST_LIST = 12
 _ADVICE = "\nName them in `skip`, for instance skip=('decoder.*',), to leave them as they are."
 
@@ -60,7 +61,7 @@ def named_weights(model: keras.Model) -> dict[str, Any]:
     """Return all weights of an encoder, or of a model with one.
 
     Args:
-        model: `ViTEncoder`, `MaskedAutoencoder`, `ViTClassifier`, `ViTSegmenter` or
+        model: `ViTEncoder`, `MaskedAutoencoder`, `ViTClassifier`, `ViTEmbedder`, `ViTSegmenter` or
             `ViTDetector`.
     Returns:
         dict: name, such as "encoder.class_token", to Keras variable.

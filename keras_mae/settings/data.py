@@ -19,8 +19,8 @@ class DataSettings(Settings):
 
     dataset: str = setting(
         "mnist5k",
-        "Images: mnist5k, photos, folder:PATH, table:FILE, zip:FILE, webdataset:PATTERN, "
-        "huggingface:NAME_OR_PATH[:SPLIT], tfds:NAME[:SPLIT], tfrecord:GLOB, "
+        "Images: mnist5k, photos, folder:PATH, files:PATTERN, table:FILE, zip:FILE, "
+        "webdataset:PATTERN, huggingface:NAME_OR_PATH[:SPLIT], tfds:NAME[:SPLIT], tfrecord:GLOB, "
         "digit_scenes[:SIDE], segmentation:IMAGES_DIR,MASKS_DIR, coco:FILE.json,IMAGES_DIR, or "
         "MODULE:CLASS[:ARGUMENT] for a source of your own.",
         DATA,

@@ -39,6 +39,8 @@ class Spec:
         least, above, most, below: numbers, or None. Bounds, of each element of a tuple.
         choices: tuple of str, or a package whose files are the choices (see `keras_mae.registry`),
             where MODULE:CLASS is one too; or None.
+        accepts: None, or a function from a value to whether it is a choice; `choices` are then what
+            a person reads, such as "grid:N" for a kind.
         lengths: (least, most) number of elements of a tuple.
         fixes: bool. Whether the setting fixes numbers: a run cannot go on with another value.
         sweep: bool. Whether a report can vary it.
@@ -56,6 +58,7 @@ class Spec:
     most: float | None = None
     below: float | None = None
     choices: tuple | str | None = None
+    accepts: typing.Callable[[Any], bool] | None = None
     lengths: tuple = (1, math.inf)
     fixes: bool = True
     sweep: bool = True
@@ -254,7 +257,8 @@ def _fault(field: dataclasses.Field, kind: _Type, value: Any) -> str | None:
         return _not(name, spec, kind, value)
     if spec.choices is not None:
         own = isinstance(spec.choices, str)
-        if not all(v in spec.names() or (own and registry.is_own(v)) for v in values):
+        accepts = spec.accepts or (lambda v: v in spec.names() or (own and registry.is_own(v)))
+        if not all(map(accepts, values)):
             return _not(name, spec, kind, value)
     bounds = (
         (spec.least, lambda v, limit: v >= limit),

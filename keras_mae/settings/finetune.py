@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Self
 
+from keras_mae.poolings import POOLINGS, is_pooling
 from keras_mae.presets import list_presets
 from keras_mae.settings.data import DATA, DataSettings
 from keras_mae.settings.fields import SettingsError, changed, setting
@@ -61,7 +62,6 @@ TASKS = {
     "detect": _DENSE,
 }
 PROTOCOLS = ("full", "linear", "partial", "scratch", "knn")
-POOLINGS = ("token", "mean", "both")
 VIEWS_IN_ALL = 8_000  # whose features a recipe computes: of few images, more of each
 
 
@@ -327,9 +327,11 @@ class FinetuneSettings(RunSettings):
     )
     pooling: str | None = setting(
         None,
-        "The class token, the mean of the patches' tokens, or both side by side.",
+        "The class token, the mean of the patches' tokens, or both side by side; mean_std: their "
+        "mean and deviation; grid:N: the means of N x N parts of the image.",
         MODEL,
         choices=POOLINGS,
+        accepts=is_pooling,
         shown=BY_RECIPE,
     )
     pooled_blocks: int | None = setting(
@@ -338,6 +340,14 @@ class FinetuneSettings(RunSettings):
         MODEL,
         least=1,
         shown=BY_RECIPE,
+    )
+    whiten: int | None = setting(
+        None,
+        "For linear and knn: whiten the pooled features to so many principal components, fitted on "
+        "the training images.",
+        MODEL,
+        least=1,
+        shown="off",
     )
     jit: bool = changed(
         RunSettings,
@@ -460,6 +470,11 @@ class FinetuneSettings(RunSettings):
                 f"{self.feature_views} with protocol={self.protocol!r}"
             )
         dense = self.task != "classify"
+        if self.whiten is not None and (dense or self.protocol not in ("linear", "knn")):
+            yield (
+                "`whiten` must be None but for protocol='linear' or 'knn' of task='classify'. "
+                f"Received: {self.whiten} with protocol={self.protocol!r}, task={self.task!r}"
+            )
         if self.protocol == "knn" and dense:
             yield f"`protocol` must not be 'knn' for task={self.task!r}. Received: 'knn'"
         for name in ("label_smoothing", "mixup", "cutmix", "randaugment", "erasing"):
@@ -560,7 +575,9 @@ class FinetuneSettings(RunSettings):
         lines = [f"Recipe in use: {self.recipe}, {self.protocol} (* other than the recipe's)"]
         if self.protocol == "knn":
             pooled = f"pooling={self.pooling}, pooled_blocks={self.pooled_blocks}"
+            pooled += f", whiten={self.whiten}" * (self.whiten is not None)
             return f"{lines[0]}\n  {pooled}, k={list(neighbours or self.knn)}"
+        shown += [f"whiten={self.whiten}*"] * (self.whiten is not None)
         rows = [shown[i : i + 5] for i in range(0, len(shown), 5)]
         rows[0].insert(0, f"optimizer={optimizer}")
         return "\n".join([*lines, *("  " + ", ".join(row) for row in rows)])

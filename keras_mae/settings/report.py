@@ -104,6 +104,14 @@ class ReportSettings(DataSettings):
     ks: tuple[int, ...] = setting(
         (1, 5, 20, 100), "Numbers of nearest neighbours.", EVALUATION, least=1
     )
+    whiten: int | None = setting(
+        None,
+        "Whiten features to so many principal components for nearest neighbours, of raw pixels "
+        "too; --probe=whiten=N does it for linear probes.",
+        EVALUATION,
+        least=1,
+        shown="off",
+    )
     trainable_blocks: tuple[float, ...] | None = setting(
         None,
         "Numbers of blocks of partial fine-tuning.",
@@ -304,7 +312,7 @@ class ReportSettings(DataSettings):
             "partial": finetune,
             "linear": self.probe,
             "scratch": self.scratch,
-            "knn": {"knn": tuple(self.ks)},
+            "knn": {"knn": tuple(self.ks), "whiten": self.whiten},
         }
         if self.task == "segment":
             fields["linear"] = {"head": "pyramid", **self.probe}  # the encoder alone differs

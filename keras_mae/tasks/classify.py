@@ -20,6 +20,7 @@ from keras_mae.evaluation.confusion import confusion_matrix
 from keras_mae.evaluation.features import extract_features
 from keras_mae.evaluation.knn import knn_predict
 from keras_mae.files import save_model
+from keras_mae.layers.whitening import Whitening, rank_note
 from keras_mae.models import ViTClassifier
 from keras_mae.models.saved_model_encoder import SavedModelEncoder
 from keras_mae.plots.confusion import confusion_figure
@@ -28,6 +29,7 @@ from keras_mae.settings.run import PRECISIONS
 from keras_mae.tasks.encoders import EncoderTask, image_size_of
 from keras_mae.tasks.images import EVAL_BATCH
 from keras_mae.tasks.probe import (
+    apply_whitening,
     compile_head,
     compiled_function,
     encoder_predictor,
@@ -50,6 +52,7 @@ class Classify(EncoderTask):
     """
 
     title = "Classification"
+    whitened_to: Any = None  # components; set where the settings whiten
     files = {
         "model.keras": "the classifier: encoder and head",
         "results.json": "accuracies and the confusion matrix",
@@ -81,7 +84,9 @@ class Classify(EncoderTask):
     def build(self) -> None:
         encoder = self.open_encoder()
         settings = self.settings
-        self.classifier = _classifier(settings, encoder, self.num_classes, self.train.class_names)
+        self.classifier = _classifier(
+            settings, encoder, self.num_classes, self.train.class_names, self.several
+        )
         self.total_steps = 0
         self.on_features = settings.protocol == "linear" and (
             bool(settings.feature_views) or settings.augmentation == "none"
@@ -155,10 +160,18 @@ class Classify(EncoderTask):
         ]
         if not self.total_steps:
             return {}
+        whitening = self.classifier.whitening
+        predict = self._predictor() if self.on_features or whitening is not None else None
+        plain = None
+        if whitening is not None:
+            plain = extract_features(predict, self.evaluation[0])
+            self.whitened_to = whitening.adapt(plain[0])
         if self.on_features:
-            predict = self._predictor()
-            self.features, self.labels = view_features(predict, self.train, self.settings, pixels)
+            features, self.labels = view_features(predict, self.train, self.settings, pixels, plain)
             queries, wanted = extract_features(predict, self.evaluation[1])
+            if whitening is not None:
+                features, queries = (apply_whitening(whitening, x) for x in (features, queries))
+            self.features = features
             self._validation = _batched(queries, self._targets(wanted))
         else:
             self._validation = self.validation_of(
@@ -241,6 +254,7 @@ class Classify(EncoderTask):
             "num_classes": self.num_classes,
             "class_names": names,
             "trainable_blocks": self.settings.trainable_blocks,
+            **({"whitened_to": self.whitened_to} if self.whitened_to is not None else {}),
         }
 
     def _neighbours(self):
@@ -249,6 +263,10 @@ class Classify(EncoderTask):
         (features, labels), (queries, wanted) = (
             extract_features(predict, part) for part in (self.evaluation[0], self.evaluation[2])
         )
+        if self.settings.whiten is not None:
+            whitening = Whitening.fitted_to(features, self.settings.whiten)
+            self.whitened_to = whitening.num_components
+            features, queries = (apply_whitening(whitening, x) for x in (features, queries))
         predicted = knn_predict(features, labels, queries, self.num_classes, ks=self.neighbours)
         accuracy = {str(k): float(np.mean(predicted[k] == wanted)) for k in self.neighbours}
         first = self.neighbours[0]
@@ -296,6 +314,7 @@ class Classify(EncoderTask):
             f"{', '.join(parts)} of {results['heldout_examples']:,} {self.measured_name} images. "
             f"Took {results['training_seconds']:.0f} s.",
             format_classes(results["classes"]),
+            rank_note(self.settings.whiten, self.whitened_to) if self.whitened_to else "",
             *self.ended(results),
         ]
         return "\n".join(line for line in lines if line)
@@ -378,7 +397,7 @@ def _for_saved_model(settings, encoder):
     return dataclasses.replace(settings, layer_decay=1.0, drop_path=0.0)
 
 
-def _classifier(settings, encoder, num_classes, class_names):
+def _classifier(settings, encoder, num_classes, class_names, several):
     """Return the model of an encoder."""
     frozen = settings.protocol in ("linear", "knn")
     return ViTClassifier(
@@ -387,6 +406,8 @@ def _classifier(settings, encoder, num_classes, class_names):
         pooling=settings.pooling,
         pooled_blocks=settings.pooled_blocks,
         head_norm="batch" if frozen else "auto",
+        whiten=settings.whiten,
+        multi_label=several,
         drop_path=settings.drop_path,
         trainable_blocks=0 if frozen else settings.trainable_blocks,
         image_size=settings.image_size and image_size_of(settings, encoder),

@@ -13,7 +13,8 @@ import keras
 import numpy as np
 
 from keras_mae.evaluation.features import extract_features, raw_pixels
-from keras_mae.layers.pooling import pool_tokens
+from keras_mae.layers.whitening import Whitening
+from keras_mae.models.embedder import ViTEmbedder
 from keras_mae.settings.finetune import FinetuneSettings
 from keras_mae.training import LARS
 from keras_mae.training.loop import Task, run
@@ -112,7 +113,8 @@ def linear_probe(
         num_classes: int.
         settings: a complete `FinetuneSettings`, see `probe_settings`; None for the recipe of small
             images.
-        num_examples: int, images that the features are views of; None for n.
+        num_examples: int, images that the features are views of, the first view of each first;
+            None for n.
     Returns:
         float in [0, 1]: top-1 accuracy on `queries`.
     Reference: He et al. 2021, arXiv:2111.06377, appendix A.1, linear probing.
@@ -120,6 +122,9 @@ def linear_probe(
     features = np.asarray(features, "float32")
     if settings is None:
         settings = probe_settings((1, 1), len(features), feature_views=1)
+    if settings.whiten is not None:
+        whiten = Whitening.fitted_to(features[:num_examples], settings.whiten)
+        features, queries = apply_whitening(whiten, features), apply_whitening(whiten, queries)
     task = LinearProbe(settings, features, np.asarray(labels), num_classes, num_examples)
     run(task, verbose=False)
     predicted = task.model.predict(queries, batch_size=1024, verbose=0).argmax(axis=1)
@@ -153,6 +158,15 @@ def on_kept_features(
         return settings
     settings = dataclasses.replace(settings, feature_views=1)
     return settings.with_recipe(image_size, num_examples)
+
+
+def apply_whitening(whitening: Whitening, features: np.ndarray, chunk: int = 8192) -> np.ndarray:
+    """Return features `(n, D)` whitened, float32 `(n, num_components)`."""
+    parts = [
+        keras.ops.convert_to_numpy(whitening(np.asarray(features[i : i + chunk], "float32")))
+        for i in range(0, len(features), chunk)
+    ]
+    return np.concatenate(parts)
 
 
 def describe_probe(settings: FinetuneSettings, num_examples: int) -> dict[str, Any]:
@@ -260,13 +274,8 @@ def encoder_predictor(
         pooling, blocks: see `ViTClassifier`'s `pooling` and `pooled_blocks`.
         jit: bool. Whether XLA compiles it, on TensorFlow.
     """
-
-    def features(images):
-        tokens = encoder(images, training=False, last_blocks=blocks)
-        tokens = keras.ops.cast(tokens, "float32")
-        return pool_tokens(tokens, pooling, encoder.num_class_tokens)
-
-    return compiled_function(features, jit, encoder.variables)
+    embedder = ViTEmbedder(encoder, pooling, blocks)
+    return compiled_function(lambda images: embedder(images), jit, encoder.variables)
 
 
 def compiled_function(

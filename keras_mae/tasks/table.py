@@ -3,9 +3,12 @@
 from keras_mae.data import eval_dataset
 from keras_mae.evaluation.features import extract_features
 from keras_mae.evaluation.knn import knn_accuracy
+from keras_mae.layers.whitening import Whitening
 from keras_mae.pages import Table
+from keras_mae.poolings import pooling_words
 from keras_mae.tasks.probe import (
     EVAL_BATCH,
+    apply_whitening,
     describe_probe,
     encoder_predictor,
     linear_probe,
@@ -15,6 +18,7 @@ from keras_mae.tasks.probe import (
 )
 
 NEIGHBOURS = 20
+WHITENED = 64  # components; docs/features.md has what others give
 
 
 class FeatureTable:
@@ -45,7 +49,7 @@ class FeatureTable:
             precision=settings.precision,
         )
         self.k = min(NEIGHBOURS, train.num_examples)
-        self.rows = {}
+        self.rows, self.whitened_to = {}, 0
 
     def add_pixels(self, name="raw pixels"):
         """Measure raw pixels."""
@@ -67,15 +71,24 @@ class FeatureTable:
         views = view_features(predict, self.train, self.probe, self.pixels, train)
         classes, count = self.train.num_classes, self.train.num_examples
         near = [(of_neighbours(features), labels) for features, labels in (train, heldout)]
+        k = min(self.k, len(train[0]))
         self.rows[name] = {
             "linear_probe": linear_probe(*views, *heldout, classes, self.probe, count),
-            "knn": knn_accuracy(*near[0], *near[1], classes, k=min(self.k, len(train[0]))),
+            "knn": knn_accuracy(*near[0], *near[1], classes, k=k),
         }
+        try:
+            whitening = Whitening.fitted_to(near[0][0], WHITENED)
+        except ValueError:  # images that are all alike
+            return
+        self.whitened_to = max(self.whitened_to, whitening.num_components)
+        near = [(apply_whitening(whitening, features), labels) for features, labels in near]
+        self.rows[name]["knn_whitened"] = knn_accuracy(*near[0], *near[1], classes, k=k)
 
     def results(self):
         """Return what `results.json` has of it."""
         about = describe_probe(self.probe, self.train.num_examples)
         about.update(k=self.k, train=self.train.num_examples, heldout=self.heldout.num_examples)
+        about.update(whitened_to=self.whitened_to)
         return {"accuracy": self.rows, "probe": about}
 
 
@@ -96,18 +109,22 @@ def format_table(results):
     width = max(map(len, rows))
     k = about["k"] if about else NEIGHBOURS
     lines = [f"Accuracy on {results.get('measured_on', 'held-out')} images:"]
-    lines.append(f"{'features':<{width}}  linear probe   kNN (k={k})")
+    has_whitened = any("knn_whitened" in row for row in rows.values())
+    heading = f"{'features':<{width}}  linear probe   kNN (k={k})"
+    lines.append(heading + "   kNN, whitened" * has_whitened)
     for name, row in rows.items():
-        lines.append(f"{name:<{width}}  {row['linear_probe']:>11.1%}  {row['knn']:>11.1%}")
+        line = f"{name:<{width}}  {row['linear_probe']:>11.1%}  {row['knn']:>11.1%}"
+        white = f"{row['knn_whitened']:.1%}" if "knn_whitened" in row else "-"
+        lines.append(line + f"  {white:>14}" * has_whitened)
     if about:
-        pooling = {"both": "class token and mean", "token": "class token"}.get(
-            about["pooling"], "mean"
-        )
+        pooling = pooling_words(about["pooling"])
         blocks = "last block" if about["blocks"] == 1 else f"last {about['blocks']} blocks"
         views = f"{about['views']} views" if about["views"] > 1 else "1 view"
         neighbours = "class token" if about["pooling"] == "token" else "mean"
+        white = about.get("whitened_to")
         lines.append(
             f"Linear probe: {pooling} of the {blocks}, {views} of each of {about['train']:,} "
-            f"images, {about['steps']:,} steps. kNN: {neighbours} of the last block."
+            f"images, {about['steps']:,} steps. kNN: {neighbours} of the last block"
+            + (f"; whitened: to {white} principal components of these." if white else ".")
         )
     return "\n".join(lines)

@@ -148,6 +148,18 @@ def test_the_last_blocks_are_probed_side_by_side(runs, tmp_path):
 
 
 @pytest.mark.slow
+def test_neighbours_are_whitened_of_pixels_too(runs, encoder, tmp_path):
+    changes = {"parts": ["knn", "pixels"], "seeds": [0], "ks": [20], "train_examples": 0}
+    summary = report(settings(tmp_path, encoder, whiten=8, **changes))
+    assert [s.whiten for _, s in runs.calls] == [8]
+    assert "pre-trained, 20 nearest neighbours, whitened to 8" in summary["accuracy"]
+    row = summary["accuracy"]["raw pixels, 20 nearest neighbours, whitened to 8"]
+    plain = report(settings(tmp_path / "plain", encoder, **changes))["accuracy"]
+    other = plain["raw pixels, 20 nearest neighbours"]["labels"]["4,000 labels"]["mean"]
+    assert 0.5 < row["labels"]["4,000 labels"]["mean"] < other  # few directions of 784
+
+
+@pytest.mark.slow
 def test_what_is_done_is_not_done_again(runs, encoder, tmp_path):
     parts = ["linear", "full"]
     report(settings(tmp_path, encoder, parts=parts))

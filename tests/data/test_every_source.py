@@ -16,6 +16,7 @@ from source_checks import FileSourceChecks, SourceChecks, png
 
 from keras_mae import registry
 from keras_mae.data import load_source, tfrecords
+from keras_mae.data.sources.files import Files
 
 DOCS = Path(__file__).parents[2] / "docs" / "data.md"
 
@@ -96,6 +97,30 @@ class TestFolderOfClasses(FileSourceChecks):
     def make(self, folder, files):
         write_files(folder / "images", files)
         return f"folder:{folder}/images"
+
+
+class TestFiles(SourceChecks):
+    @pytest.fixture
+    def source(self, tmp_path):
+        names = [f"{label}/{number}.png" for label in "ab" for number in range(6)]
+        write_files(tmp_path, {name: png(seed) for seed, name in enumerate(names)})
+        (tmp_path / "a" / "notes.txt").write_text("no image")
+        return load_source(f"files:{tmp_path}/**/*")
+
+    def test_a_pattern_a_folder_and_paths_give_names_that_differ(self, source, tmp_path):
+        assert [source.key(i) for i in (0, 5, 6)] == ["a/0.png", "a/5.png", "b/0.png"]
+        assert load_source(f"files:{tmp_path}/b/*.png").key(0) == "0.png"
+        some = Files([tmp_path / "b" / "3.png", tmp_path / "a", tmp_path / "b" / "3.png"])
+        assert [some.key(i) for i in range(some.num_records)][:2] == ["b/3.png", "a/0.png"]
+        assert some.num_records == 7
+
+    def test_what_is_not_there_is_said(self, tmp_path):
+        with pytest.raises(ValueError, match="`dataset`"):
+            load_source(f"files:{tmp_path}/*.jpg")
+        (tmp_path / "empty").mkdir()
+        for path in (tmp_path / "nothing.png", tmp_path / "empty"):
+            with pytest.raises(ValueError, match="`image`"):
+                Files([path])
 
 
 class TestFolderOfSplits(SourceChecks):
@@ -209,6 +234,7 @@ def test_the_kinds_are_the_files():
     assert registry.names("keras_mae.data.sources") == [
         "coco",
         "digit_scenes",
+        "files",
         "folder",
         "huggingface",
         "mnist5k",

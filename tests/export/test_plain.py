@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 from shaken import encoder, normalised, shake
 
-from keras_mae import ViTClassifier
+from keras_mae import ViTClassifier, ViTEmbedder
 from keras_mae.export.plain import function_of_weights, normalising_projection, plain_function
 from keras_mae.export.source import model_outputs
 
@@ -55,7 +55,20 @@ def test_encoders(name):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("pooling", ["token", "both"])
+@pytest.mark.parametrize("pooling", ["mean_std", "grid:3"])
+@pytest.mark.parametrize("whiten", [None, 4])
+def test_embedders(pooling, whiten):
+    model = ViTEmbedder(encoder(**VARIANTS["other parts"]), pooling, 2, whiten)
+    shake(model.encoder)
+    images = pixels(model.encoder)
+    if whiten:
+        plain = ViTEmbedder(model.encoder, pooling, 2)
+        model = plain.whitened(np.asarray(plain(normalised(model.encoder, images))), 2)
+    assert_equal(model, images)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("pooling", ["token", "both", "mean_std", "grid:2"])
 def test_classifiers_of_several_class_tokens(pooling):
     model = shake(ViTClassifier(encoder(**VARIANTS["other parts"]), 5, pooling=pooling))
     assert_equal(model, pixels(model.encoder))

@@ -107,6 +107,12 @@ CASES = {
         {"x": X},
         (ATTENTION + MLP + 4 * D, 0),
     ),
+    "Whitening": (
+        layers.Whitening,
+        {"num_components": 3},
+        {"features": X[:, 0]},
+        (0, D + D * 3),
+    ),
     "TransformerBlock cross": (
         layers.TransformerBlock,
         {"num_heads": 2, "mlp_dim": H, "cross": True},

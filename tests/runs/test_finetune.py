@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from keras_mae import MaskedAutoencoder, ViTEncoder, save_pretrained
+from keras_mae import MaskedAutoencoder, ViTEmbedder, ViTEncoder, load_encoder, save_pretrained
 from keras_mae.data import Source, eval_dataset, load_source
 from keras_mae.data.finetune import balanced_subset, finetune_dataset
 from keras_mae.models import ViTClassifier
@@ -187,6 +187,31 @@ def test_partial_changes_exactly_the_named_blocks(run, autoencoder, tmp_path, bl
     for name in set(before) & set(after):
         changed = not np.array_equal(before[name], after[name])
         assert changed == name.startswith(trained), name
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("feature_views", [2, 0])
+def test_a_probe_of_a_grid_keeps_its_whitening(run, path, tmp_path, feature_views, capsys):
+    settings = {"protocol": "linear", "pooling": "grid:2", "steps": 4, "train_examples": 40}
+    results = run(**settings, whiten=50, feature_views=feature_views)
+    assert results["whitened_to"] == 39  # of 40 images
+    assert "39 components, not 50" in capsys.readouterr().out
+    model = keras.models.load_model(tmp_path / "run" / "model.keras")
+    assert (model.whiten, model.pooling) == (50, "grid:2")
+    few = balanced_subset(SOURCE.split()[0], 40)
+    images = (few.images[few.indices] / 255 - SOURCE.mean[0]) / SOURCE.std[0]
+    embedder = ViTEmbedder(load_encoder(path), "grid:2")
+    features = np.asarray(model.whitening(embedder(images.astype("float32"))))
+    np.testing.assert_allclose(features[:, :39].T @ features[:, :39] / 40, np.eye(39), atol=0.05)
+    np.testing.assert_array_equal(features[:, 39:], 0)
+
+
+@pytest.mark.slow
+def test_neighbours_are_found_among_whitened_features(run):
+    plain = run(protocol="knn", knn=[5], train_examples=300)
+    white = run("white", protocol="knn", knn=[5], train_examples=300, whiten=8)
+    assert white["whitened_to"] == 8 and "whitened_to" not in plain
+    assert white["top1"] != plain["top1"]
 
 
 @pytest.mark.slow

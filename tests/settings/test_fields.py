@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from keras_mae.settings import FinetuneSettings, PretrainSettings, ReportSettings
+from keras_mae.settings.embed import EmbedSettings, PredictSettings, TableSettings
 from keras_mae.settings.fields import (
     Settings,
     SettingsError,
@@ -20,6 +21,7 @@ from keras_mae.settings.fields import (
 from keras_mae.settings.tools import ConvertSettings, ExportSettings, ReconstructSettings
 
 ALL = (FinetuneSettings, PretrainSettings, ReportSettings, ConvertSettings, ExportSettings)
+ALL += (EmbedSettings, PredictSettings)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -157,8 +159,9 @@ def test_every_setting_says_what_it_is(cls):
 def test_every_default_fits_its_own_field(cls):
     required = {f.name: "given" for f in dataclasses.fields(cls) if spec_of(f).required}
     own = {"encoder": "given"} if cls is FinetuneSettings else {}
+    own |= {"dataset": "mnist5k"} if issubclass(cls, TableSettings) else {}
     # What None stands for is filled in where it depends on the task alone.
-    filled = {"dataset": "mnist5k"} if cls is not PretrainSettings else {}
+    filled = {"dataset": "mnist5k"} if cls in (FinetuneSettings, ReportSettings) else {}
     if cls is FinetuneSettings:
         filled["preset"] = "mae_vit_mini_patch4"
     settings = cls(**required, **own)  # raises for a value that does not fit

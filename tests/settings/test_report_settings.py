@@ -83,3 +83,12 @@ def test_what_is_short_for_a_setting():
 def test_a_swept_value_takes_the_place_of_a_given_one():
     settings = ReportSettings(pretrain={"masking": "grid"})
     assert settings.pretrain_settings(0, (28, 28), masking="block").masking == "block"
+
+
+def test_whitening_goes_to_neighbours_and_a_probes_own_to_the_probe():
+    settings = ReportSettings(whiten=8, probe={"whiten": 4})
+    found = {
+        protocol: settings.finetune_settings(0, protocol, "e", (28, 28), 4000).whiten
+        for protocol in ("knn", "linear", "full")
+    }
+    assert found == {"knn": 8, "linear": 4, "full": None}

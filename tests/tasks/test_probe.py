@@ -73,6 +73,26 @@ def test_several_steps_in_one_call_end_with_epochs_and_checkpoints(
     assert total % steps == 0 and epoch % steps == 0
 
 
+def test_a_table_tells_what_is_whitened():
+    rows = {"a": {"linear_probe": 0.5, "knn": 1, "knn_whitened": 0.25}}
+    about = {"pooling": "both", "blocks": 1, "views": 2, "steps": 1500, "k": 7, "train": 60}
+    text = format_table({"accuracy": rows, "probe": {**about, "whitened_to": 48}})
+    assert text.split("\n")[2].split() == ["a", "50.0%", "100.0%", "25.0%"]
+    assert "kNN, whitened" in text and "to 48 principal components" in text
+    assert "whitened" not in format_table({"accuracy": {"a": {"linear_probe": 0, "knn": 0}}})
+
+
+@pytest.mark.slow
+def test_whitening_is_fitted_to_first_views_and_put_to_both_sides():
+    # The class is in a direction of little variance, under one that says nothing.
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 2, 400)
+    features = np.stack([100 * rng.normal(size=400), 0.01 * (labels - 0.5)], axis=1)
+    settings = probe_settings((28, 28), 200, feature_views=1, steps=100, whiten=2)
+    data = halves(features + 5, labels)
+    assert linear_probe(*data, 2, settings) > 0.99
+
+
 def test_a_table_of_an_old_run_and_of_a_new_one():
     rows = {"a": {"linear_probe": 0.5, "knn": 1}}
     assert format_table({"accuracy": rows}).split()[-3:] == ["a", "50.0%", "100.0%"]

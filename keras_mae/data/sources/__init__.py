@@ -29,8 +29,8 @@ def load_source(
     """Open a source of images.
 
     Args:
-        spec: string, `KIND[:ARGUMENT]`: `mnist5k`, `photos`, `folder:PATH`, `zip:FILE`,
-            `table:FILE`, `webdataset:PATTERN`, `huggingface:NAME_OR_PATH[:SPLIT]`,
+        spec: string, `KIND[:ARGUMENT]`: `mnist5k`, `photos`, `folder:PATH`, `files:PATTERN`,
+            `zip:FILE`, `table:FILE`, `webdataset:PATTERN`, `huggingface:NAME_OR_PATH[:SPLIT]`,
             `tfds:NAME[:SPLIT]` or `tfrecord:GLOB`; with dense targets `digit_scenes[:SIDE]`,
             `segmentation:IMAGES_DIR,MASKS_DIR` or `coco:ANNOTATIONS.json,IMAGES_DIR`; or
             `MODULE:CLASS[:ARGUMENT]` for your own subclass of `EncodedSource` or `ArraySource`,
