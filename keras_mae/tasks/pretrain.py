@@ -261,6 +261,7 @@ class Pretrain(ImageTask):
             batch_size=settings.batch_size,
             seed=settings.seed,
             start_step=step,
+            normalize=False,
             resize=settings.resize,
             crops_per_image=settings.crops_per_image,
             **settings.views(),
