@@ -129,7 +129,9 @@ def random_shift(image: np.ndarray, uniforms: np.ndarray, pixels: int = SHIFT_PI
     return padded[top : top + height, left : left + width]
 
 
-def resize_image(image: np.ndarray, image_size: Size, resize: str = "bilinear") -> np.ndarray:
+def resize_image(
+    image: np.ndarray, image_size: tuple[int, int], resize: str = "bilinear"
+) -> np.ndarray:
     """Resize to `image_size`.
 
     Args:

@@ -6,8 +6,6 @@ from typing import Any
 import numpy as np
 import simplejpeg
 
-from keras_mae.types import Size
-
 # The fractions of its size at which a JPEG can be decoded for less.
 _FRACTIONS = (8, 4, 2)
 
@@ -24,18 +22,21 @@ class Picture:
             refuses it.
     Attributes:
         height, width: ints, in pixels.
+        pixels: array `(H, W, C)`, None of a JPEG that is not wholly decoded yet.
     """
 
     def __init__(
         self,
-        pixels: np.ndarray | None = None,
+        pixels: Any = None,
         jpeg: Any = None,
         size: tuple[int, int] | None = None,
         channels: int = 3,
         otherwise: Callable[[], np.ndarray] | None = None,
     ) -> None:
-        self._pixels, self._jpeg, self._channels = pixels, jpeg, channels
+        self.pixels, self._jpeg, self._channels = pixels, jpeg, channels
         self._otherwise = otherwise
+        self.height: int
+        self.width: int
         self.height, self.width = pixels.shape[:2] if size is None else size
 
     def whole(self) -> np.ndarray:
@@ -44,16 +45,16 @@ class Picture:
         Raises:
             Exception: of any kind, if the JPEG is damaged.
         """
-        if self._pixels is None:
+        if self.pixels is None:
             try:
-                self._pixels = _decode(self._jpeg, self._channels)
+                self.pixels = _decode(self._jpeg, self._channels)
             except ValueError:
                 if self._otherwise is None:
                     raise
-                self._pixels = self._otherwise()
-        return self._pixels
+                self.pixels = self._otherwise()
+        return self.pixels
 
-    def crop(self, box: np.ndarray, least: Size | None = None) -> np.ndarray:
+    def crop(self, box: np.ndarray, least: tuple[int, int] | None = None) -> np.ndarray:
         """Return the pixels of a box.
 
         Args:
@@ -80,12 +81,12 @@ class Picture:
 
     def _part(self, height, width, least):
         """Return by how much a JPEG may be decoded smaller for a box of this size."""
-        if self._pixels is not None or least is None:
+        if self.pixels is not None or least is None:
             return 1
         fits = (p for p in _FRACTIONS if height >= p * least[0] and width >= p * least[1])
         return next(fits, 1)
 
-    def may_shrink(self, least: Size) -> bool:
+    def may_shrink(self, least: tuple[int, int]) -> bool:
         """Return whether `crop` can give less than the stored pixels, for some box."""
         is_large = self.height >= 2 * least[0] and self.width >= 2 * least[1]
         return self._jpeg is not None and is_large

@@ -43,6 +43,7 @@ class Reader:
         self.known_bad = self.skip_log.known_bad(source.whole)
         self._read_record = source.record_reader()
         self.dtype = "uint8" if source.gives_bytes(self.sensor) else "float32"
+        self._cache = source.cache_of(self.sensor)
 
     def check_readable(self) -> None:
         """Stop, before a run begins, if the source has images and none of them can be read.
@@ -71,10 +72,16 @@ class Reader:
         Raises:
             Exception: of any kind, for an image that cannot be read.
         """
-        data, label = self._read_record(int(self.source.indices[example]))
+        record = int(self.source.indices[example])
+        kept = None if self._cache is None else self._cache.get(record)
+        if kept is not None:
+            picture, label = Picture(kept[0]), kept[1]
+        else:
+            data, label = self._read_record(record)
+            picture = self._picture(data)
         if self.labels is not None:
             label = self.labels[example]
-        return self._picture(data), NO_LABEL if label is None else label
+        return picture, NO_LABEL if label is None else label
 
     def _picture(self, data):
         if self._takes_jpeg and not isinstance(data, np.ndarray):
@@ -118,6 +125,9 @@ class Reader:
         for place, maker in zip(good, makers, strict=True):
             made[place] = self._made(maker, int(examples[place]))
             labels[place] = read[place][1]
+            if self._cache is not None and made[place] is not None:
+                record = int(self.source.indices[examples[place]])
+                self._cache.keep(record, *read[place])
         for place, one in enumerate(made):
             if one is not None:
                 self.skip_log.seen()

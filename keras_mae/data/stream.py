@@ -307,23 +307,27 @@ class Views:
     def _views(self, picture, uniforms, boxes):
         if len(uniforms) > 1 and not picture.may_shrink(self.image_size):
             picture.whole()
-        views = []
-        for i, numbers in enumerate(uniforms):
-            if self.augmentation == "none":
-                image = self._fixed(picture)
-            elif self.augmentation == "shift":
-                image = augment.random_shift(picture.whole(), numbers[:2])
-                image = augment.random_flip(image, numbers[2], self.flips)
-            else:
-                # A bicubic crop is Pillow's to the byte; a bilinear one skips pixels anyway.
-                least = self.image_size if self.resize == "bilinear" else None
-                image = augment.random_flip(picture.crop(boxes[i], least), numbers[0], self.flips)
-            views.append(augment.resize_image(image, self.image_size, self.resize))
-        return np.stack(views)
+        views = [
+            self._view(picture, numbers, None if boxes is None else boxes[i])
+            for i, numbers in enumerate(uniforms)
+        ]
+        return views[0][np.newaxis] if len(views) == 1 else np.stack(views)
 
-    @property
-    def _fixed(self):
-        return FixedView(self.image_size, self.resize, self.source)
+    def _view(self, picture, uniforms, box):
+        if self.augmentation == "none":
+            return FixedView(self.image_size, self.resize, self.source)(picture)
+        if self.augmentation == "shift":
+            image, uniform = augment.random_shift(picture.whole(), uniforms[:2]), uniforms[2]
+        else:
+            # A bicubic crop is Pillow's to the byte; a bilinear one skips pixels anyway.
+            least = self.image_size if self.resize == "bilinear" else None
+            image, uniform = picture.crop(box, least), uniforms[0]
+        # Turned last, when it is small. A quarter of a turn exchanges the sides.
+        is_lying = augment.flip_way(uniform, self.flips) & 4
+        size = self.image_size[::-1] if is_lying else self.image_size
+        return augment.random_flip(
+            augment.resize_image(image, size, self.resize), uniform, self.flips
+        )
 
 
 def make_views(

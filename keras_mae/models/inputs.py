@@ -51,11 +51,11 @@ def normalized(images: Tensor, model: Any) -> Tensor:
     return normalize(ops.cast(images, "float32"), model.mean, model.std)
 
 
-def _is_float(images):
+def _is_float(images: Tensor) -> bool:
     return keras.backend.is_float_dtype(keras.backend.standardize_dtype(images.dtype))
 
 
-def _is_bytes(images):
+def _is_bytes(images: Tensor) -> bool:
     return keras.backend.standardize_dtype(images.dtype) == "uint8"
 
 

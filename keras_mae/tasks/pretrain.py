@@ -143,6 +143,7 @@ class Pretrain(ImageTask):
         settings = self.settings
         self.model, self.adapted = self._autoencoder()
         self.check_memory(self.model.encoder, 1 - max(settings.mask_ratio))
+        self.keep_decoded(self.model.encoder.image_size)
         check_bands(settings.figure_bands, self.model.encoder.channels, "figure_bands")
         ema = {"use_ema": True, "ema_momentum": settings.ema} if settings.ema else {}
         held = None

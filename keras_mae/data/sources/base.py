@@ -14,6 +14,7 @@ from typing import Any, Self
 
 import numpy as np
 
+from keras_mae.data.cache import PixelCache
 from keras_mae.data.decode import decode_image, image_facts
 from keras_mae.data.decoders.base import Decoded, Facts
 from keras_mae.data.sensor import (
@@ -84,6 +85,10 @@ class Source:
     order_guarantee = GLOBAL_SHUFFLE + ", read by random access"
     default_holdout = 0.05
     _whole: Any = None
+
+    def cache_of(self, sensor: Sensor) -> Any:
+        """Return the `PixelCache` of images as a sensor sees them, or None."""
+        return None
 
     def __init__(self, num_records: int, *, seed: int = 0) -> None:
         self.seed = seed
@@ -399,6 +404,8 @@ class EncodedSource(Source):
     def __init__(self, num_records: int, *, seed: int = 0) -> None:
         super().__init__(num_records, seed=seed)
         self._found: dict[SensorOptions, Sensor] = {}  # shared by all parts
+        self._caches: dict[Sensor, PixelCache] = {}  # likewise
+        self._cache_size: Any = None
 
     @property
     def sensor(self) -> Sensor:
@@ -418,6 +425,21 @@ class EncodedSource(Source):
         other = copy.copy(self)
         other._found = {other.options: sensor}
         return other
+
+    def kept(self, most_bytes: float, least: tuple[int, int] | None) -> Self:
+        """The same source, whose decoded images are kept in memory.
+
+        Args:
+            most_bytes, least: see `PixelCache`.
+        """
+        other = copy.copy(self)
+        other._caches, other._cache_size = {}, (most_bytes, least)
+        return other
+
+    def cache_of(self, sensor: Sensor) -> Any:
+        if self._cache_size is None:
+            return None
+        return self._caches.setdefault(sensor, PixelCache(*self._cache_size))
 
     def _measure(self):
         said, options = self._said, self.options
