@@ -1,10 +1,15 @@
 """Images per CPU-second of the input pipeline, beside what it is measured against.
 
-    python benchmarks/input_pipeline.py --images=1200 --rounds=5 --output=docs/input_pipeline.json
+    python benchmarks/input_pipeline.py --images=1200 --rounds=5
+    python benchmarks/input_pipeline.py --kind=large --images=64 --rounds=3
+    python benchmarks/input_pipeline.py --kind=small --images=5000 --rounds=3
 
-Makes JPEGs of 500 x 375 from shipped photographs, then runs in turn, in each round:
-  decode           `tf.io.decode_jpeg` of whole images with INTEGER_ACCURATE: the speed to aim at
-  ours             random resized crop, flip, normalise; each resize, from a folder and TFRecords
+Makes files from shipped photographs: JPEGs of 500 x 375 ("photos"), of 12 megapixels with a
+camera's noise ("large"), or PNGs of 32 x 32 ("small"). Then runs in turn, in each round:
+  decode           TensorFlow's decoding of whole images, as accurate as Pillow's: to compare with
+  ours             random resized crop and flip, bytes as a step takes them; each resize, from a
+                   folder and from TFRecords; and with decoded images kept in memory
+  ours, normalised the same, normalised in the pipeline
   ours, 4 crops    the same with crops_per_image=4; counts crops
   PIL              what torchvision's transform does: decode, crop, bicubic resize, flip, normalise
   torch, 2 workers the PIL transform in a torch DataLoader; skipped where torch is not installed
@@ -32,16 +37,19 @@ from PIL import Image
 from keras_mae.data import load_source, pretrain_dataset
 from keras_mae.data.tfrecords import write_tfrecords
 
-BATCH, SIZE, WORKERS = 64, 224, 2
+BATCH, WORKERS = 64, 2
+# Pixels a side that a model sees.
+SIZES = {"photos": 224, "large": 224, "small": 32}
 
+KIND = flags.DEFINE_enum("kind", "photos", list(SIZES), "Which files.")
 # With less than a batch the loop over Pillow's images would give none, for ever.
-IMAGES = flags.DEFINE_integer("images", 1200, "Number of JPEGs.", lower_bound=BATCH)
+IMAGES = flags.DEFINE_integer("images", 1200, "Number of files.", lower_bound=BATCH)
 ROUNDS = flags.DEFINE_integer("rounds", 5, "Times that each way is run.", lower_bound=1)
 OUTPUT = flags.DEFINE_string("output", None, "JSON file for the figures. Default: none.")
 
 
-def make_images(folder, count):
-    """JPEGs of 500 x 375, quality 90: random crops of the shipped photographs."""
+def make_images(folder, count, kind):
+    """Write random crops of the shipped photographs."""
     rng = np.random.RandomState(0)
     photographs = [Image.fromarray(photo) for photo in load_source("photos").photographs]
     for number in range(count):
@@ -52,15 +60,27 @@ def make_images(folder, count):
         left = rng.randint(photo.width - width + 1)
         top = rng.randint(photo.height - height + 1)
         crop = photo.crop((left, top, left + width, top + height))
-        crop.resize((500, 375), Image.Resampling.LANCZOS).save(
-            folder / f"{number:05d}.jpg", quality=90
-        )
+        if kind == "photos":
+            crop = crop.resize((500, 375), Image.Resampling.LANCZOS)
+            crop.save(folder / f"{number:05d}.jpg", quality=90)
+        elif kind == "large":
+            pixels = np.asarray(crop.resize((4000, 3000), Image.Resampling.BICUBIC), np.int16)
+            noisy = pixels + rng.normal(0, 6, pixels.shape).astype(np.int16)
+            image = Image.fromarray(noisy.clip(0, 255).astype(np.uint8))
+            image.save(folder / f"{number:05d}.jpg", quality=90)
+        else:
+            crop.resize((32, 32), Image.Resampling.LANCZOS).save(folder / f"{number:05d}.png")
 
 
 def decode_alone(files):
+    path_is_png = files[0].endswith("png")
+
     def decode(path):
         data = tf.io.read_file(path)
-        image = tf.io.decode_jpeg(data, channels=3, dct_method="INTEGER_ACCURATE")
+        if path_is_png:
+            image = tf.io.decode_png(data, channels=3)
+        else:
+            image = tf.io.decode_jpeg(data, channels=3, dct_method="INTEGER_ACCURATE")
         return image[0, 0]  # so that no time goes into copying whole images to a batch
 
     dataset = tf.data.Dataset.from_tensor_slices(files).repeat()
@@ -69,7 +89,12 @@ def decode_alone(files):
 
 
 def ours(source, **settings):
-    settings = {"image_size": SIZE, "batch_size": BATCH, **settings}
+    settings = {
+        "image_size": SIZES[KIND.value],
+        "batch_size": BATCH,
+        "normalize": False,
+        **settings,
+    }
     return iter(pretrain_dataset(source, mean=source.mean, std=source.std, **settings))
 
 
@@ -77,7 +102,7 @@ class PillowTransform:
     """Dataset of `(C, H, W)` float32 arrays, for a torch DataLoader or a plain loop."""
 
     def __init__(self, files):
-        self.files = files
+        self.files, self.size = files, SIZES[KIND.value]
         self.mean = np.array([0.485, 0.456, 0.406], np.float32)
         self.std = np.array([0.229, 0.224, 0.225], np.float32)
 
@@ -99,7 +124,7 @@ class PillowTransform:
         left = rng.randint(image.width - width + 1)
         top = rng.randint(image.height - height + 1)
         box = (left, top, left + width, top + height)
-        image = image.resize((SIZE, SIZE), Image.Resampling.BICUBIC, box=box)
+        image = image.resize((self.size, self.size), Image.Resampling.BICUBIC, box=box)
         if rng.random_sample() < 0.5:
             image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
         pixels = np.asarray(image, np.float32) / 255
@@ -129,19 +154,22 @@ def torch_loader(files):
 
 def ways(folder):
     """Name -> function that starts an endless iterator of batches."""
-    files = sorted(map(str, folder.glob("*.jpg")))
+    files = sorted(str(path) for path in folder.iterdir() if path.is_file())
     plain = load_source(f"folder:{folder}")
+    kept = plain.kept(4e9, None)
     write_tfrecords(plain, folder / "records/all", num_shards=4)
     records = load_source(f"tfrecord:{folder}/records/all-*.tfrecord")
     found = {
         "decode": lambda: decode_alone(files),
         "ours, folder, bilinear (default)": lambda: ours(plain),
+        "ours, normalised, folder, bilinear": lambda: ours(plain, normalize=True),
         "ours, folder, bicubic": lambda: ours(plain, resize="bicubic"),
         "ours, folder, bilinear, 4 crops": lambda: ours(plain, crops_per_image=4),
         "ours, TFRecord, bilinear": lambda: ours(records),
-        "ours, TFRecord, bicubic": lambda: ours(records, resize="bicubic"),
         "PIL, bicubic": lambda: pillow(files),
     }
+    if KIND.value != "large":
+        found["ours, in memory, bilinear"] = lambda: ours(kept)
     try:
         import torch  # noqa: F401
 
@@ -175,7 +203,7 @@ def measure(start, count):
 
 def main(_):
     with tempfile.TemporaryDirectory() as folder:
-        make_images(Path(folder), IMAGES.value)
+        make_images(Path(folder), IMAGES.value, KIND.value)
         todo = ways(Path(folder))
         measured = {name: [] for name in todo}
         for _ in range(ROUNDS.value):
@@ -183,7 +211,7 @@ def main(_):
                 measured[name].append(measure(start, IMAGES.value * (4 if "crops" in name else 1)))
     per_cpu = {name: [value[0] for value in values] for name, values in measured.items()}
     middle = {name: statistics.median(values) for name, values in per_cpu.items()}
-    print(f"{IMAGES.value} JPEGs of 500 x 375, {ROUNDS.value} rounds, {os.cpu_count()} cores")
+    print(f"{IMAGES.value} files ({KIND.value}), {ROUNDS.value} rounds, {os.cpu_count()} cores")
     print(f"{'':36} images/CPU-s (least-most)    of decode   of PIL")
     for name, values in per_cpu.items():
         spread = f"{middle[name]:8.0f} ({min(values):.0f}-{max(values):.0f})"

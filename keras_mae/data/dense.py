@@ -17,7 +17,6 @@ from keras_mae.data.dense_augment import (
     SMALL_JITTER,
     UNIFORMS_PER_IMAGE,
     fitted,
-    flip_boxes,
     jittered,
 )
 from keras_mae.data.dense_reader import DenseReader
@@ -64,32 +63,29 @@ def training_dataset(
             f"Received: {augmentation!r}"
         )
     flips = stream.default_flips(flips, augmentation, source)
+    flips = flips if augmentation == "crop" else "none"
     jitter = _check_jitter(scale_jitter, source)
     stream.check_at_least(seed=(seed, 0), start_step=(start_step, 0))
     stream.check_shards(batch_size, shard_index, num_shards)
     finish = _Finish(source, canvas, mean, std, resize)
+    reader = DenseReader(source, source.sensor.seen_by(mean, value_range), on_skip, flips)
+    places = stream.own_places(batch_size, shard_index, num_shards)
+    numbered = stream.Numbering(places, batch_size, source.num_examples, seed)
 
-    def transform(handle, key):
-        if augmentation == "none":
-            return finish(handle.whole(), handle.target, fitted(handle.size, canvas))
+    def load(number):
+        (example,), (epoch,), (key,) = map(tf.unstack, numbered(number[tf.newaxis]))
         uniforms = tf.random.stateless_uniform((UNIFORMS_PER_IMAGE,), key, alg="philox")
-        image, target = _flipped(handle, uniforms[0], flips)
-        size = tf.shape(image)[:2]
-        return finish(image, target, jittered(size, canvas, uniforms[1:], jitter))
+        handle = reader.read(example, [key[0], epoch], uniforms[0])
+        if augmentation == "none":
+            placement = fitted(handle.size, canvas)
+        else:
+            placement = jittered(handle.size, canvas, uniforms[1:], jitter)
+        return finish(handle.image, handle.target, placement)
 
-    dataset = stream.training_batches(
-        source,
-        transform,
-        batch_size=batch_size,
-        places=stream.own_places(batch_size, shard_index, num_shards),
-        seed=seed,
-        start_step=start_step,
-        sensor=source.sensor.seen_by(mean, value_range),
-        on_skip=on_skip,
-        make_reader=DenseReader,
-        num_parallel_calls=num_parallel_calls,
-    )
-    dataset = dataset.map(lambda made, _: made)
+    most = np.iinfo(np.int64).max
+    dataset = tf.data.Dataset.range(start_step * len(places), most)
+    dataset = dataset.map(load, num_parallel_calls=num_parallel_calls)
+    dataset = stream.endless(dataset.batch(len(places), drop_remainder=True))
     return dataset.with_options(stream.options()).prefetch(prefetch)
 
 
@@ -126,7 +122,7 @@ def evaluation_dataset(
 
     def load(example):
         handle = reader.read(example, None)
-        made = finish(handle.whole(), handle.target, fitted(handle.size, canvas))
+        made = finish(handle.image, handle.target, fitted(handle.size, canvas))
         return *made, handle.ok
 
     def load_or_fill(number):
@@ -285,15 +281,6 @@ class _Finish:
             "boxes": tf.ensure_shape(boxes, (self.most, 4)),
             "classes": tf.ensure_shape(classes, (self.most,)),
         }
-
-
-def _flipped(handle, uniform, flips):
-    """The image and its target, mirrored or turned together."""
-    image = augment.random_flip(handle.whole(), uniform, flips)
-    if isinstance(handle.target, tuple):
-        boxes, classes = handle.target
-        return image, (flip_boxes(boxes, handle.size, uniform, flips), classes)
-    return image, augment.random_flip(handle.target[..., None], uniform, flips)[..., 0]
 
 
 def _check_jitter(scale_jitter, source):

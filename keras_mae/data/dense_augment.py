@@ -8,6 +8,7 @@ left border of the first pixel.
 
 import dataclasses
 
+import numpy as np
 import tensorflow as tf
 
 from keras_mae.data import augment
@@ -129,28 +130,24 @@ def jittered(
     return Placement(canvas, scale, free * uniforms[1:])
 
 
-def flip_boxes(boxes: Tensor, size: Tensor, uniform: Tensor, flips: str) -> Tensor:
+def flip_boxes(boxes: np.ndarray, size: tuple[int, int], uniform: float, flips: str) -> np.ndarray:
     """Mirror or turn boxes as `keras_mae.data.augment.random_flip` does their image.
 
     Args:
         boxes: float32 `(n, 4)`: left, top, right, bottom.
-        size: int32 `(2,)`, height and width of the image before.
+        size: height and width of the image before.
         uniform, flips: as in `random_flip`.
     """
     way = augment.flip_way(uniform, flips)
-    height, width = tf.unstack(tf.cast(size, tf.float32))
-    left, top, right, bottom = tf.unstack(boxes, axis=1)
-    is_mirrored, is_upside_down = way % 2 == 1, way // 2 % 2 == 1
-    left, right = (
-        tf.where(is_mirrored, width - right, left),
-        tf.where(is_mirrored, width - left, right),
-    )
-    top, bottom = (
-        tf.where(is_upside_down, height - bottom, top),
-        tf.where(is_upside_down, height - top, bottom),
-    )
-    upright = tf.stack([left, top, right, bottom], axis=1)
-    return tf.where(way >= 4, tf.gather(upright, [1, 0, 3, 2], axis=1), upright)
+    height, width = size
+    left, top, right, bottom = boxes.T
+    if way & 1:
+        left, right = width - right, width - left
+    if way & 2:
+        top, bottom = height - bottom, height - top
+    if way & 4:
+        left, top, right, bottom = top, left, bottom, right
+    return np.stack([left, top, right, bottom], axis=1)
 
 
 def _fit(size, canvas):

@@ -156,14 +156,15 @@ def finetune_dataset(
         fill = np.broadcast_to(color, (source.channels,))
         operations = RandAugment(randaugment[0], randaugment[1], source.channels, fill)
 
-    def view(handle, key):
-        """One augmented image `(H, W, C)`."""
-        uniforms = tf.random.stateless_uniform((augment.UNIFORMS_PER_IMAGE,), key, alg="philox")
-        image = views(handle, uniforms)
+    def each(image, key):
+        """One augmented image `(H, W, C)`, normalised."""
+        image = tf.cast(image, tf.float32)
         if operations is not None:
             image = operations(image, _fold(key, _OPERATIONS))
         image = normalize(image)
         return _erase(image, key, erasing) if erasing else image
+
+    changes_each = operations is not None or erasing
 
     places = own = stream.own_places(batch_size, shard_index, num_shards)
     mirrored = batch_size - 1 - own[::-1]
@@ -174,19 +175,22 @@ def finetune_dataset(
 
     def finish(step, batch):
         images, labels = batch
+        if not changes_each:
+            images = normalize(images)
         key = _fold(tf.stack([tf.constant(seed, tf.int64), step]), _MIXING)
         images, labels = mix(images, targets_of(labels, num_classes), key, mixup, cutmix)
         return images[: len(own)], labels[: len(own)]
 
     dataset = stream.training_batches(
         source,
-        view,
+        views,
         batch_size=batch_size,
         places=places,
         seed=seed,
         start_step=start_step,
         sensor=source.sensor.seen_by(mean, value_range),
         on_skip=on_skip,
+        each=each if changes_each else None,
         num_parallel_calls=num_parallel_calls,
     )
     dataset = dataset.enumerate(start=start_step).map(finish, num_parallel_calls=2)

@@ -3,9 +3,10 @@
 As in `augment.py`, the random numbers come from outside, so the same numbers give the same images.
 """
 
+import numpy as np
 import tensorflow as tf
 
-from keras_mae.data.augment import random_crop_box
+from keras_mae.data.augment import random_crop_boxes
 
 ERASED_AREA = (0.02, 1 / 3)
 ERASED_ASPECT = (0.3, 10 / 3)
@@ -85,15 +86,20 @@ def random_erasing(image, uniforms, noise):
 
     Args:
         image: float32 `(H, W, C)`, normalised.
-        uniforms: float32 `(10, 4)` in [0, 1), see `random_crop_box`.
+        uniforms: float32 `(10, 4)` in [0, 1), see `random_crop_boxes`.
         noise: float32 `(H, W, C)`, what the box is filled with.
     Returns:
         The image, same shape.
     Reference: Zhong et al. 2017, arXiv:1708.04896.
     """
     size = tf.shape(image)[:2]
-    box = random_crop_box(size[0], size[1], uniforms, area=ERASED_AREA, aspect=ERASED_ASPECT)
+    box = tf.ensure_shape(tf.numpy_function(_erased_box, [size, uniforms], tf.int32), (4,))
     return tf.where(_box_mask(box[:2], box[:2] + box[2:], size), noise, image)
+
+
+def _erased_box(size, uniforms):
+    sizes, tries = size[np.newaxis], uniforms[np.newaxis]
+    return random_crop_boxes(sizes, tries, area=ERASED_AREA, aspect=ERASED_ASPECT)[0]
 
 
 def _blend(values, share):

@@ -11,7 +11,7 @@ from keras_mae.data import augment
 from keras_mae.data.decode import decode_image, image_facts, reason_of
 from keras_mae.data.decoders.base import Decoded
 from keras_mae.data.sensor import Sensor
-from keras_mae.data.sources import ArraySource, Source, load_source
+from keras_mae.data.sources import Source, load_source
 from keras_mae.data.sources.base import decoded
 from keras_mae.files import printable
 from keras_mae.pixels import BYTE_RANGE, normalize
@@ -195,10 +195,8 @@ def _of_source(source: Source, most: int) -> Iterator[tuple[str, Any]]:
         yield printable(source.key(int(record))), lambda record=int(record): _read(source, record)
 
 
-def _read(source: Any, record: int) -> Decoded:
-    if isinstance(source, ArraySource):
-        return Decoded(np.asarray(source.image_reader()(np.int64(record))))
-    return decoded(source.read(record)[0])
+def _read(source: Source, record: int) -> Decoded:
+    return decoded(source.record_reader()(record)[0])
 
 
 def _said_of(*groups: tuple[list[str], str]) -> Iterator[str]:

@@ -5,14 +5,12 @@ Nothing here has a state: which image comes where is told in `keras_mae.data.str
 
 from collections.abc import Sequence
 
-import numpy as np
 import tensorflow as tf
 
 from keras_mae.data import augment, dense, stream
 from keras_mae.data.dense_source import DENSE_TASKS
-from keras_mae.data.reader import make_reader
 from keras_mae.data.skips import SkipLog
-from keras_mae.data.sources.base import NO_LABEL, ArraySource, Source
+from keras_mae.data.sources.base import Source
 from keras_mae.types import Size
 
 
@@ -36,10 +34,11 @@ def pretrain_dataset(
     num_shards: int = 1,
     on_skip: SkipLog | None = None,
     with_labels: bool = False,
+    normalize: bool = True,
     num_parallel_calls: int = tf.data.AUTOTUNE,
     prefetch: int = tf.data.AUTOTUNE,
 ) -> tf.data.Dataset:
-    """An endless stream of randomly augmented, normalised batches.
+    """An endless stream of randomly augmented batches.
 
     Each epoch is a new permutation of the source's examples; an epoch's end may fall inside a
     batch. The batches are a function of the arguments alone: the dataset with `start_step=s`
@@ -72,11 +71,13 @@ def pretrain_dataset(
         on_skip: a `SkipLog` that names broken images and stops the run when there are too many.
             None: a new one, in memory.
         with_labels: bool. Give `(images, labels)` with int64 labels.
+        normalize: bool. False leaves images of 8 bits as they are, uint8: a fourth of the bytes on
+            the way to the device. Our models take both, and normalise these themselves.
         num_parallel_calls, prefetch: as in `tf.data`, but that `AUTOTUNE` is one call a CPU; they
             do not change what comes out.
     Returns:
         Dataset of float32 `(batch_size // num_shards, H, W, C)`: `(x - mean) / std`, where x are
-        the values mapped to [0, 1].
+        the values mapped to [0, 1]; or of uint8, x being value / 255.
     Raises:
         ValueError: if an argument does not fit; each message names it.
     """
@@ -94,37 +95,28 @@ def pretrain_dataset(
     stream.check_labels(source, with_labels)
     if with_labels:
         source = source.labelled()
-    normalize = stream.normalizer(mean, std, source.channels, views.image_size)
+    finish = stream.normalizer(mean, std, source.channels, views.image_size)
     per_step = batch_size // crops_per_image  # examples in a global batch
-    places = stream.own_places(per_step, shard_index, num_shards)
 
-    def crops(handle, key):
-        """The crops of one image, `(crops_per_image, H, W, C)`."""
-        uniforms = tf.random.stateless_uniform(
-            (crops_per_image, augment.UNIFORMS_PER_IMAGE),
-            key,
-            alg="philox",  # the default algorithm depends on the device
-        )
-        if crops_per_image > 1:  # for a single one the decoder need not decode the rest
-            handle = handle.in_memory()
-        return normalize(tf.stack([views(handle, numbers) for numbers in tf.unstack(uniforms)]))
-
-    def finish(crops, labels):
-        images = tf.reshape(crops, (len(places) * crops_per_image, *crops.shape[2:]))
+    def finished(images, labels):
+        if normalize or images.dtype != tf.uint8:
+            images = finish(images)
         return (images, tf.repeat(labels, crops_per_image, axis=0)) if with_labels else images
 
     dataset = stream.training_batches(
         source,
-        crops,
+        views,
         batch_size=per_step,
-        places=places,
+        places=stream.own_places(per_step, shard_index, num_shards),
         seed=seed,
         start_step=start_step,
         sensor=source.sensor.seen_by(mean, value_range),
         on_skip=on_skip,
+        views_per_example=crops_per_image,
         num_parallel_calls=num_parallel_calls,
     )
-    return dataset.map(finish).with_options(stream.options()).prefetch(prefetch)
+    dataset = dataset.map(finished, num_parallel_calls=2)
+    return dataset.with_options(stream.options()).prefetch(prefetch)
 
 
 def eval_dataset(
@@ -205,46 +197,27 @@ def eval_dataset(
     stream.check_labels(source, with_labels and not with_weights)
     if with_labels and not with_weights:
         source = source.labelled()
-    reader = make_reader(source, source.sensor.seen_by(mean, value_range), on_skip)
-    reader.check_readable()
+    view = stream.FixedView(image_size, resize, source)
     normalize = stream.normalizer(mean, std, source.channels, image_size)
-    num_examples = source.num_examples
-    places = stream.own_places(batch_size, shard_index, num_shards)
-    label_shape = (source.num_classes or 0,) if source.multi_label else ()
-    no_label = np.full(label_shape, NO_LABEL, np.int64)
+    options = {
+        "batch_size": batch_size,
+        "sensor": source.sensor.seen_by(mean, value_range),
+        "on_skip": on_skip,
+        "num_parallel_calls": num_parallel_calls,
+    }
 
-    def load(example):
-        handle = reader.read(example, None)
-        image = normalize(stream.fixed_view(handle, image_size, resize, source))
-        return image, handle.label, handle.ok
+    def finished(images, labels):
+        return (normalize(images), labels) if with_labels else normalize(images)
 
-    def load_or_fill(number):
-        """Number in this worker's stream -> (image, label, weight)."""
-        batch, place = number // len(places), number % len(places)
-        example = batch * batch_size + places[0] + place
-        image, label, weight = tf.cond(
-            example < num_examples,
-            lambda: _weighted(*load(example)),
-            lambda: (tf.zeros((*image_size, source.channels)), no_label, np.float32(0)),
-        )
-        return tf.ensure_shape(image, (*image_size, source.channels)), label, weight
-
-    def finish(images, labels, _):
-        return (images, labels) if with_labels else images
+    def finished_and_weighted(images, labels, weights):
+        is_good = tf.reshape(weights > 0, (-1, 1, 1, 1))
+        return tf.where(is_good, normalize(images), 0.0), labels, weights
 
     if with_weights:
-        dataset = tf.data.Dataset.range(-(-num_examples // batch_size) * len(places))
-        dataset = dataset.map(load_or_fill, num_parallel_calls=num_parallel_calls)
-        dataset = dataset.batch(len(places), drop_remainder=True)
+        places = stream.own_places(batch_size, shard_index, num_shards)
+        dataset = stream.weighted_batches(source, view, places=places, **options)
+        dataset = dataset.map(finished_and_weighted, num_parallel_calls=2)
     else:
-        dataset = tf.data.Dataset.range(num_examples)
-        dataset = dataset.map(load, num_parallel_calls=num_parallel_calls)
-        if not isinstance(source, ArraySource):
-            dataset = dataset.filter(lambda _, __, ok: ok)
-        dataset = dataset.batch(batch_size).map(finish)
+        dataset = stream.evaluation_batches(source, view, **options)
+        dataset = dataset.map(finished, num_parallel_calls=2)
     return dataset.with_options(stream.options()).prefetch(prefetch)
-
-
-def _weighted(image, label, ok):
-    """A broken image is black, with weight 0."""
-    return tf.where(ok, image, 0.0), label, tf.cast(ok, tf.float32)

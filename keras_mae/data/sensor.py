@@ -250,10 +250,11 @@ class Tally:
 
     Attributes:
         values, clipped, missing: ints.
+        rounded: int, images of more than 8 bits among those of 8, which were rounded to 8.
     """
 
     def __init__(self) -> None:
-        self.values = self.clipped = self.missing = 0
+        self.values = self.clipped = self.missing = self.rounded = 0
 
     def add(self, values: int, clipped: int, missing: int) -> None:
         """Count those of one image."""
@@ -262,7 +263,16 @@ class Tally:
         self.missing += missing
 
     def line(self) -> str:
-        """Return a sentence for a person; "" where nothing was clipped or missing."""
+        """Return sentences for a person; "" where nothing was clipped, missing or rounded."""
+        lines = [self._shares()]
+        if self.rounded:
+            lines.append(
+                f"Images of more than 8 bits came {self.rounded:,} times among those of 8, and "
+                "were rounded to 8: --value_range says what their values are."
+            )
+        return " ".join(filter(None, lines))
+
+    def _shares(self):
         if not self.values or not (self.clipped or self.missing):
             return ""
         shares = [

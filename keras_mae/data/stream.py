@@ -7,22 +7,25 @@ start at any step, and any worker can compute its part, without what came before
 """
 
 import dataclasses
+import functools
 import os
 
 import numpy as np
 import tensorflow as tf
 
 from keras_mae.data import augment
-from keras_mae.data.reader import make_reader
-from keras_mae.data.sources.base import Source
+from keras_mae.data.reader import Reader
+from keras_mae.data.sources.base import NO_LABEL, Source
 from keras_mae.pixels import scale_and_offset
 
 AUGMENTATIONS = ("crop", "shift", "none")
+# Images that are made in one call of Python: what a call costs is shared, and memory stays small.
+CHUNK = 16
 
 
 def training_batches(
     source,
-    transform,
+    views,
     *,
     batch_size,
     places,
@@ -30,7 +33,8 @@ def training_batches(
     start_step,
     sensor=None,
     on_skip=None,
-    make_reader=make_reader,
+    views_per_example=1,
+    each=None,
     num_parallel_calls=tf.data.AUTOTUNE,
 ):
     """Return an endless dataset of the batches that one worker trains on.
@@ -41,38 +45,182 @@ def training_batches(
 
     Args:
         source: a `Source`.
-        transform: function from a reader's handle and a key, int64 `(2,)`, unique to (seed, epoch,
-            example), to a tensor: the image or images made of the example.
+        views: `Views`.
         batch_size: int, examples in a global batch.
         places: ints in [0, batch_size): which of them this worker reads, in this order.
         seed: int >= 0.
         start_step: int >= 0, number of global batches to pass over.
         sensor: `Sensor`, how pixels are seen, or None: the source's own.
         on_skip: a `SkipLog`, or None for a new one, in memory.
-        make_reader: function of `(source, sensor, on_skip)` to a reader.
+        views_per_example: int, how many views are made of an example.
+        each: function from an image, uint8 or float32 `(H, W, C)`, and its key, int64 `(2,)`,
+            unique to (seed, epoch, example), to an image; or None.
         num_parallel_calls: as in `tf.data`.
     Returns:
-        Dataset of `(transformed, labels)`: what `transform` gives, stacked to
-        `(len(places), ...)`, and int64 `(len(places),)`, -1 where there are no labels; of several
-        labels an image, `(len(places), num_classes)` of 0 and 1.
+        Dataset of `(images, labels)`: `(len(places) * views_per_example, H, W, C)`, views of one
+        example next to each other, uint8 or, where the sensor says so, float32, 0-255; and int64
+        `(len(places),)`, -1 where there are no labels; of several labels an image,
+        `(len(places), num_classes)` of 0 and 1.
     """
-    reader = make_reader(source, sensor, on_skip)
-    num_examples = source.num_examples
-    places = tf.constant(places, tf.int64)
+    reader = Reader(source, sensor, on_skip)
     count = len(places)
+    numbered = Numbering(places, batch_size, source.num_examples, seed)
+    shape = (CHUNK, views_per_example, *views.image_size, source.channels)
 
-    def load(number):
-        """Number in this worker's stream -> what is made of one image, and its label."""
-        slot = number // count * batch_size + places[number % count]
-        epoch, position = slot // num_examples, slot % num_examples
-        example = permute(position, [seed, epoch], num_examples)
-        handle = reader.read(example, [seed, epoch])
-        key = tf.stack([tf.constant(seed, tf.int64), epoch * num_examples + example])
-        return transform(handle, key), handle.label
+    def read(examples, epochs, uniforms):
+        keys = np.stack([np.full_like(epochs, seed), epochs], axis=1)
+        made, labels = reader.batch(examples, views.make, uniforms, keys)
+        return np.stack(made), labels
 
-    dataset = tf.data.Dataset.range(start_step * count, np.iinfo(np.int64).max)
+    def load(start):
+        """Where a chunk of this worker's stream begins -> its views, labels and keys."""
+        examples, epochs, keys = numbered(start + tf.range(CHUNK, dtype=tf.int64))
+        uniforms = tf.stack(
+            [
+                tf.random.stateless_uniform(
+                    (views_per_example, augment.UNIFORMS_PER_IMAGE),
+                    key,
+                    alg="philox",  # the default algorithm depends on the device
+                )
+                for key in tf.unstack(keys)
+            ]
+        )
+        images, labels = tf.numpy_function(
+            read, [examples, epochs, uniforms], [tf.as_dtype(reader.dtype), tf.int64]
+        )
+        images = tf.ensure_shape(images, shape)
+        return images, tf.ensure_shape(labels, (CHUNK, *reader.label_shape)), keys
+
+    dataset = tf.data.Dataset.range(start_step * count, np.iinfo(np.int64).max - CHUNK, CHUNK)
     dataset = dataset.map(load, num_parallel_calls=num_parallel_calls)
-    return endless(dataset.batch(count, drop_remainder=True))
+    if each is not None:
+
+        def apply(images, labels, key):
+            return tf.stack([each(image, key) for image in tf.unstack(images)]), labels, key
+
+        dataset = dataset.unbatch().map(apply, num_parallel_calls=num_parallel_calls)
+        dataset = dataset.batch(count, drop_remainder=True)
+    else:
+        dataset = dataset.rebatch(count, drop_remainder=True)
+
+    def joined(images, labels, _):
+        return tf.reshape(images, (count * views_per_example, *shape[2:])), labels
+
+    return endless(dataset.map(joined))
+
+
+class Numbering:
+    """Which example lies where in one worker's endless stream.
+
+    Args:
+        places, batch_size, seed: as in `training_batches`.
+        num_examples: int.
+    Call arguments:
+        numbers: int64 `(n,)`, places in the worker's stream.
+    Returns:
+        (examples, epochs, keys): int64 `(n,)`, `(n,)` and `(n, 2)`; a key is unique to (seed,
+        epoch, example).
+    """
+
+    def __init__(self, places, batch_size, num_examples, seed):
+        self.places = tf.constant(places, tf.int64)
+        self.batch_size, self.num_examples, self.seed = batch_size, num_examples, seed
+
+    def __call__(self, numbers):
+        count = len(self.places)
+        slots = numbers // count * self.batch_size + tf.gather(self.places, numbers % count)
+        epochs, positions = slots // self.num_examples, slots % self.num_examples
+        seeds = tf.fill(tf.shape(numbers), np.int64(self.seed))
+        named = tf.stack([seeds, epochs], axis=1)
+        examples = permute_each(positions, named, self.num_examples)
+        return examples, epochs, tf.stack([seeds, epochs * self.num_examples + examples], axis=1)
+
+
+def evaluation_batches(
+    source, view, *, batch_size, sensor=None, on_skip=None, num_parallel_calls=tf.data.AUTOTUNE
+):
+    """Return a dataset of every example once, in the source's order; the last batch is partial.
+
+    Args:
+        source, sensor, on_skip, num_parallel_calls: as in `training_batches`.
+        view: function from a `Handle` to `(H, W, C)`.
+        batch_size: int.
+    Returns:
+        Dataset of `(images, labels)`, without those that are broken.
+    """
+    reader = Reader(source, sensor, on_skip)
+    reader.check_readable()
+
+    def load(start):
+        numbers = tf.range(start, tf.minimum(start + CHUNK, source.num_examples))
+        images, labels, weights = _read_each(reader, view, numbers)
+        is_good = weights > 0
+        return tf.boolean_mask(images, is_good), tf.boolean_mask(labels, is_good)
+
+    dataset = tf.data.Dataset.range(0, source.num_examples, CHUNK)
+    dataset = dataset.map(load, num_parallel_calls=num_parallel_calls)
+    return dataset.rebatch(batch_size)
+
+
+def weighted_batches(
+    source,
+    view,
+    *,
+    batch_size,
+    places,
+    sensor=None,
+    on_skip=None,
+    num_parallel_calls=tf.data.AUTOTUNE,
+):
+    """Return a dataset of full batches that hold every example once.
+
+    Args:
+        source, view, sensor, on_skip, num_parallel_calls: as in `evaluation_batches`.
+        batch_size, places: as in `training_batches`.
+    Returns:
+        Dataset of `(images, labels, weights)`: weights are float32 `(len(places),)`, 0 for a broken
+        image, which is black, and for what fills the last batch.
+    """
+    reader = Reader(source, sensor, on_skip)
+    reader.check_readable()
+    count = len(places)
+    places = tf.constant(places, tf.int64)
+    total = -(-source.num_examples // batch_size) * count
+
+    def load(start):
+        numbers = tf.range(start, tf.minimum(start + CHUNK, total))
+        examples = numbers // count * batch_size + tf.gather(places, numbers % count)
+        return _read_each(reader, view, examples)
+
+    dataset = tf.data.Dataset.range(0, total, CHUNK)
+    dataset = dataset.map(load, num_parallel_calls=num_parallel_calls)
+    return dataset.rebatch(count, drop_remainder=True)
+
+
+def _read_each(reader, view, examples):
+    """Return (images, labels, weights) of examples, of which those beyond the last are blank."""
+    shape = (*view.image_size, reader.sensor.channels)
+
+    def make(pictures, _):
+        return [functools.partial(view, picture) for picture in pictures]
+
+    def read(examples):
+        there = examples < reader.source.num_examples
+        made, known = reader.batch(examples[there], make, np.zeros(there.sum()))
+        images = np.zeros((len(examples), *shape), reader.dtype)
+        labels = np.full((len(examples), *reader.label_shape), NO_LABEL, np.int64)
+        labels[there] = known
+        weights = np.zeros(len(examples), "float32")
+        for place, image in zip(np.flatnonzero(there), made, strict=True):
+            if image is not None:
+                images[place], weights[place] = image, 1
+        return images, labels, weights
+
+    images, labels, weights = tf.numpy_function(
+        read, [examples], [tf.as_dtype(reader.dtype), tf.int64, tf.float32]
+    )
+    shapes = (None, *shape), (None, *reader.label_shape), (None,)
+    return tuple(map(tf.ensure_shape, (images, labels, weights), shapes))
 
 
 def own_places(batch_size, shard_index, num_shards):
@@ -88,25 +236,18 @@ def own_places(batch_size, shard_index, num_shards):
     return np.arange(shard_index * share, (shard_index + 1) * share, dtype=np.int64)
 
 
-def permute(position, key, count):
-    """Return the example at a position of an epoch: a permutation, without a table.
+def permute_each(positions, keys, count):
+    """Return the examples at positions of epochs: permutations, without a table.
 
     Args:
-        position: int64 scalar tensor in [0, count).
-        key: [seed, epoch], what names the permutation.
+        positions: int64 `(n,)` in [0, count).
+        keys: int64 `(n, 2)`, (seed, epoch), what names the permutation of each.
         count: int, number of examples.
     """
     if count == 1:
-        return tf.zeros_like(position)
-    return tf.random.experimental.index_shuffle(position, key, max_index=count - 1)
-
-
-def permute_each(positions, keys, count):
-    """Return `permute` of int64 `(n,)` positions with a key each, int64 `(n, 2)`."""
-    if count == 1:
         return tf.zeros_like(positions)
-    # `index_shuffle` is said to take such keys too, but puts its own constant before the first key
-    # instead of before each (TensorFlow 2.21): this is its operation.
+    # `tf.random.experimental.index_shuffle` is said to take several keys, but puts its own constant
+    # before the first instead of before each (TensorFlow 2.21): this is its operation.
     keys = tf.pad(keys, [[0, 0], [1, 0]], constant_values=498247692)
     return tf.raw_ops.RandomIndexShuffle(
         index=positions, seed=keys, max_index=np.int64(count - 1), rounds=4
@@ -135,34 +276,58 @@ class Views:
     flips: str
     source: Source
 
-    def __call__(self, handle, uniforms):
-        """Return one augmented view, float32 `(H, W, C)`, 0-255, not normalised.
+    def make(self, pictures, uniforms):
+        """Return functions that make the augmented views of pictures, `(v, H, W, C)`, 0-255.
 
         Args:
-            handle: a reader's handle.
-            uniforms: float32 `(augment.UNIFORMS_PER_IMAGE,)` in [0, 1), all its randomness.
+            pictures: n `Handle`s.
+            uniforms: float32 `(n, v, augment.UNIFORMS_PER_IMAGE)` in [0, 1), all their randomness.
         """
-        size, source = self.image_size, self.source
+        boxes = [None] * len(pictures)
+        if self.augmentation == "crop" and pictures:
+            boxes = self._boxes(pictures, uniforms)
+        return [
+            functools.partial(self._views, picture, numbers, places)
+            for picture, numbers, places in zip(pictures, uniforms, boxes, strict=True)
+        ]
+
+    def _boxes(self, pictures, uniforms):
+        """Return int32 `(n, v, 4)`: the box of each crop."""
+        count = uniforms.shape[1]
+        sizes = np.array([(picture.height, picture.width) for picture in pictures])
+        boxes = augment.random_crop_boxes(
+            np.repeat(sizes, count, axis=0),
+            uniforms[..., 1:].reshape(-1, augment.CROP_TRIES, 4),
+            area=self.area,
+            aspect=self.aspect,
+            target=self.image_size[1] / self.image_size[0],
+        )
+        return boxes.reshape(len(pictures), count, 4)
+
+    def _views(self, picture, uniforms, boxes):
+        if len(uniforms) > 1 and not picture.may_shrink(self.image_size):
+            picture.whole()
+        views = [
+            self._view(picture, numbers, None if boxes is None else boxes[i])
+            for i, numbers in enumerate(uniforms)
+        ]
+        return views[0][np.newaxis] if len(views) == 1 else np.stack(views)
+
+    def _view(self, picture, uniforms, box):
         if self.augmentation == "none":
-            return fixed_view(handle, size, self.resize, source)
+            return FixedView(self.image_size, self.resize, self.source)(picture)
         if self.augmentation == "shift":
-            image = augment.random_shift(handle.whole(), uniforms[:2])
-            if source.image_size == size:
-                image = tf.ensure_shape(image, (*size, source.channels))
-            image = augment.random_flip(image, uniforms[2], self.flips)
+            image, uniform = augment.random_shift(picture.whole(), uniforms[:2]), uniforms[2]
         else:
-            tries = tf.reshape(uniforms[1:], (augment.CROP_TRIES, 4))
-            box = augment.random_crop_box(
-                handle.height,
-                handle.width,
-                tries,
-                area=self.area,
-                aspect=self.aspect,
-                target=size[1] / size[0],
-            )
-            image = augment.random_flip(handle.crop(box), uniforms[0], self.flips)
-        image = augment.resize_image(image, size, self.resize)
-        return tf.ensure_shape(image, (*size, source.channels))
+            # A bicubic crop is Pillow's to the byte; a bilinear one skips pixels anyway.
+            least = self.image_size if self.resize == "bilinear" else None
+            image, uniform = picture.crop(box, least), uniforms[0]
+        # Turned last, when it is small. A quarter of a turn exchanges the sides.
+        is_lying = augment.flip_way(uniform, self.flips) & 4
+        size = self.image_size[::-1] if is_lying else self.image_size
+        return augment.random_flip(
+            augment.resize_image(image, size, self.resize), uniform, self.flips
+        )
 
 
 def make_views(
@@ -208,13 +373,20 @@ def _check_range(name, value, most):
     return float(low), float(high)
 
 
-def fixed_view(handle, image_size, resize, source):
-    """Return an example's image for measuring, float32 `(H, W, C)`, 0-255, without randomness.
+@dataclasses.dataclass(frozen=True)
+class FixedView:
+    """How an image is made for measuring, `(H, W, C)`, 0-255, without randomness.
 
     The middle is cut out; images that all have one size are resized whole.
     """
-    whole = source.image_size is not None
-    return augment.evaluation_pixels(handle.whole(), image_size, resize, whole)
+
+    image_size: tuple[int, int]
+    resize: str
+    source: Source
+
+    def __call__(self, picture):
+        whole = self.source.image_size is not None
+        return augment.evaluation_pixels(picture.whole(), self.image_size, self.resize, whole)
 
 
 def normalizer(mean, std, channels, image_size):
@@ -241,8 +413,9 @@ def normalizer(mean, std, channels, image_size):
     scale, offset = (np.tile(values, image_size[1]) for values in scale_and_offset(mean, std))
 
     def normalize(pixels):
-        rows = tf.reshape(pixels, (*pixels.shape[:-2], -1))
-        return tf.reshape(rows * scale + offset, pixels.shape)
+        shape = tf.shape(pixels)
+        rows = tf.cast(tf.reshape(pixels, tf.concat([shape[:-2], [-1]], 0)), tf.float32)
+        return tf.ensure_shape(tf.reshape(rows * scale + offset, shape), pixels.shape)
 
     return normalize
 

@@ -17,7 +17,7 @@ import numpy as np
 from keras_mae.data.listing.labels import UNKNOWN
 from keras_mae.data.listing.ranges import read_range
 from keras_mae.data.shrink import packed_bytes
-from keras_mae.data.sources.base import ArraySource, Source, name_bytes
+from keras_mae.data.sources.base import Source, name_bytes
 from keras_mae.files import atomic_path, printable
 from keras_mae.types import AnyPath
 
@@ -198,11 +198,7 @@ class _Packer:
         self.shrink = shorter_side, jpeg_quality
         self.on_error = on_error
         self.bytes_before = 0
-        if isinstance(source, ArraySource):
-            read_image = source.image_reader()
-            self.read = lambda record: (np.asarray(read_image(np.int64(record))), None)
-        else:
-            self.read = source.read
+        self.read = source.record_reader()
 
     def good_number_of_shards(self, least):
         """Of `SHARD_BYTES` each, judged by the sizes of some images as they will be packed."""

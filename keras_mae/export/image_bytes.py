@@ -2,7 +2,7 @@
 
 import tensorflow as tf
 
-from keras_mae.data.augment import evaluation_pixels
+from keras_mae.data.augment import EVALUATION_RATIO
 from keras_mae.data.dense_augment import fitted
 
 # Pillow's grey of a colour, in 65536ths: ITU-R 601-2, rounded.
@@ -90,7 +90,9 @@ def _luma(colours):
 
 
 def pixels_of_bytes(image_bytes, image_size, background, resize="bicubic", whole=False):
-    """Decode, resize and cut a batch of files, as `keras_mae.data.eval_dataset` does.
+    """Decode, resize and cut a batch of files, as `keras_mae.data.eval_dataset` does, in a graph.
+
+    TensorFlow's own antialiased resizing is used, which rounds otherwise than Pillow's.
 
     Args:
         image_bytes: string `(B,)`, JPEG or PNG files, of any sizes.
@@ -102,7 +104,7 @@ def pixels_of_bytes(image_bytes, image_size, background, resize="bicubic", whole
     """
 
     def one(data):
-        return evaluation_pixels(decode_image(data, background), image_size, resize, whole)
+        return _evaluation_pixels(decode_image(data, background), image_size, resize, whole)
 
     signature = tf.TensorSpec((*image_size, len(background)), tf.float32)
     return tf.map_fn(one, image_bytes, fn_output_signature=signature)
@@ -152,3 +154,33 @@ def boxes_on_files(boxes, classes, sizes, image_size):
     border = tf.cast(tf.gather(sizes, [1, 0, 1, 0], axis=1), tf.float32)[:, None]
     on_file = tf.clip_by_value(boxes / scales[:, None, None], 0.0, border)
     return tf.where(classes[..., None] >= 0, on_file, -1.0)
+
+
+def _evaluation_pixels(image, image_size, resize, whole):
+    """Return what `keras_mae.data.augment.evaluation_pixels` does, of float32 pixels."""
+    height, width = image_size
+    rows, columns = tf.shape(image)[0], tf.shape(image)[1]
+
+    def transformed():
+        if whole:
+            return _resized(image, image_size, resize)
+        inner_height, inner_width = (int(side * EVALUATION_RATIO) for side in image_size)
+        size = tf.where(
+            inner_height * columns >= inner_width * rows,
+            tf.stack([inner_height, columns * inner_height // rows]),
+            tf.stack([rows * inner_width // columns, inner_width]),
+        )
+        resized = _resized(image, size, resize)
+        top, left = (size[0] - height) // 2, (size[1] - width) // 2
+        return resized[top : top + height, left : left + width]
+
+    fits = (rows == height) & (columns == width)
+    result = tf.cond(fits, lambda: image, transformed)
+    return tf.ensure_shape(result, (height, width, image.shape[-1]))
+
+
+def _resized(image, size, resize):
+    if resize == "bilinear":
+        return tf.image.resize(image, size, "bilinear")
+    # Weights are partly negative: values can leave the range.
+    return tf.clip_by_value(tf.image.resize(image, size, "bicubic", antialias=True), 0, 255)

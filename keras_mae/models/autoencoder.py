@@ -18,8 +18,8 @@ from keras_mae.layers.maskings.base import MaskingStrategy
 from keras_mae.layers.patches import gather_tokens, patchify, unpatchify
 from keras_mae.layers.randomness import fixed_uniform, global_uniform, replica_share
 from keras_mae.models.decoder import MAEDecoder
-from keras_mae.models.encoder import ViTEncoder, check_images
-from keras_mae.models.inputs import check_normalised, first_images
+from keras_mae.models.encoder import ViTEncoder
+from keras_mae.models.inputs import check_images, check_normalised, first_images, normalized
 from keras_mae.models.losses import PatchReconstructionLoss, normalize_patches
 from keras_mae.models.openers import HUB_SCHEME, open_model
 from keras_mae.models.reconstruction import restore_pixels
@@ -62,7 +62,8 @@ class MaskedAutoencoder(TrainedInParts):
         layer_scale, pre_norm, num_class_tokens, num_registers: the encoder's, see `ViTEncoder`.
         seed: int. With the step, it fixes each mask.
     Call arguments:
-        images: float `(B, H, W, C)`, `((value - low) / (high - low) - mean) / std`.
+        images: float `(B, H, W, C)`, `((value - low) / (high - low) - mean) / std`; or, where the
+            value range is 0 to 255, uint8, which is normalised here.
         noise: float32 `(B, noise_size)`, uniform in [0, 1), fixes the masks: for random masking
             `noise_size` is N, and the lowest K are kept. None: fixed by `seed`.
     Returns:
@@ -284,7 +285,7 @@ class MaskedAutoencoder(TrainedInParts):
         for data in checked:
             images = first_images(data)
             if images is not None:
-                check_images(images, self.image_size, self.encoder.channels)
+                check_images(images, self.encoder)
                 check_normalised(images, self.mean, self.std, self.value_range)
         return super().fit(x, *args, **kwargs)
 
@@ -304,7 +305,7 @@ class MaskedAutoencoder(TrainedInParts):
         """Return the loss of a batch: the forward pass and the loss, on any Keras backend.
 
         Args:
-            x: float `(B, H, W, C)`, normalised images.
+            x: float `(B, H, W, C)`, normalised images; or uint8, which are normalised here.
             y, y_pred: ignored.
             sample_weight: float `(B,)`, the images' weights, see `keras.losses.Loss`.
             training: bool. Whether masks are drawn anew at each step, and the ratio follows its
@@ -327,7 +328,8 @@ class MaskedAutoencoder(TrainedInParts):
         # The numbers after the mask's draw the share of hidden patches to predict.
         noise_size = self.noise_size + (num_patches if self.prediction_ratio < 1 else 0)
         noise = global_uniform((ops.shape(x)[0], noise_size), generator, share)
-        return {"images": x, "noise": noise, "weights": sample_weight}
+        images = normalized(x, self.encoder)
+        return {"images": images, "noise": noise, "weights": sample_weight}
 
     def _at_level(self, function, batch):
         """Return `function(batch, num_keep)` with the K of this step's level of the schedule."""
@@ -479,7 +481,7 @@ class MaskedAutoencoder(TrainedInParts):
         and of their deviations, weighted by the inverse square of the distance on the grid.
 
         Args:
-            images: float `(B, H, W, C)`, normalised as for training.
+            images: float `(B, H, W, C)`, normalised as for training, or uint8.
             noise: float `(B, noise_size)`, uniform in [0, 1), fixes the masks; None: drawn
                 from `seed`.
             seed: int.
@@ -503,8 +505,7 @@ class MaskedAutoencoder(TrainedInParts):
                 f"`statistics` must be 'visible' or 'oracle'. Received: {statistics!r}"
             )
         images = ops.convert_to_tensor(images)
-        check_images(images, self.image_size, self.encoder.channels)
-        images = ops.cast(images, "float32")
+        images = ops.cast(normalized(images, self.encoder), "float32")
         if mask is not None:
             keep_ids, removed_ids = self._ids_of(mask, images.shape[0], noise)
         else:

@@ -19,6 +19,7 @@ from keras_mae.layers.arguments import (
 from keras_mae.layers.patches import PatchEmbedding, gather_tokens, patchify
 from keras_mae.layers.positions import PositionTable
 from keras_mae.layers.transformer import TransformerBlock, layer_norm, recomputed
+from keras_mae.models.inputs import normalized
 from keras_mae.models.openers import HUB_SCHEME, open_encoder, open_model
 from keras_mae.models.weights import assign_weights, get_weights
 from keras_mae.pixels import BYTE_RANGE, check_value_range
@@ -73,22 +74,6 @@ def check_width(hidden_dim: int, num_heads: int, prefix: str = "") -> None:
         )
 
 
-def check_images(images: Tensor, image_size: tuple[int, int], channels: int) -> None:
-    """Raise a ValueError unless `images` are floats `(B, H, W, C)` of the model's size."""
-    expected = (*image_size, channels)
-    if len(images.shape) != 4 or tuple(images.shape[1:]) != expected:
-        raise ValueError(
-            f"`images` must have the shape (batch, height, width, channels) with {expected} after "
-            f"the batch. Received: shape {tuple(images.shape)}"
-        )
-    dtype = keras.backend.standardize_dtype(images.dtype)
-    if not keras.backend.is_float_dtype(dtype):
-        raise ValueError(
-            "`images` must be floats, ((value - low) / (high - low) - mean) / std with the model's "
-            f"`value_range`, `mean` and `std`. Received: dtype {dtype}"
-        )
-
-
 def check_last_blocks(count: object, num_layers: int, name: str) -> None:
     """Raise a ValueError unless `count` is a number of an encoder's blocks, at least 1."""
     if not isinstance(count, int) or isinstance(count, bool) or not 1 <= count <= num_layers:
@@ -130,7 +115,8 @@ class ViTEncoder(keras.Model):
         num_registers: int. Further learned tokens that take part in attention and are not returned.
         seed: int. Start of drop path's random numbers.
     Call arguments:
-        images: float `(B, H, W, C)`, `((value - low) / (high - low) - mean) / std`.
+        images: float `(B, H, W, C)`, `((value - low) / (high - low) - mean) / std`; or, where the
+            value range is 0 to 255, uint8, which is normalised here.
         keep_ids: int32 `(B, K)`: the patches to encode; None for all, in order.
         training: bool. Whether drop path is on.
         last_blocks: int n, 1 to `num_layers`. Tokens of so many last blocks are returned side by
@@ -340,8 +326,7 @@ class ViTEncoder(keras.Model):
 
     def _embed(self, images: Tensor, keep_ids: Tensor | None = None) -> Tensor:
         """Return the tokens that the first block takes, `(B, T + R + K, D)`."""
-        check_images(images, self.image_size, self.channels)
-        patches = patchify(images, self.patch_size)
+        patches = patchify(normalized(images, self), self.patch_size)
         if keep_ids is not None:
             patches = gather_tokens(patches, keep_ids)
         x = self.patch_embedding(patches)

@@ -17,6 +17,48 @@ BEYOND_THE_RANGE = 2.0
 NUM_CHECKED = 8
 
 
+def check_images(images: Tensor, model: Any) -> None:
+    """Raise a ValueError unless `images` are of a model's size, and floats or, where fit, uint8.
+
+    Args:
+        images: `(B, H, W, C)`.
+        model: what has `image_size`, `channels`, `mean`, `std` and `value_range`.
+    """
+    expected = (*model.image_size, model.channels)
+    if len(images.shape) != 4 or tuple(images.shape[1:]) != expected:
+        raise ValueError(
+            f"`images` must have the shape (batch, height, width, channels) with {expected} after "
+            f"the batch. Received: shape {tuple(images.shape)}"
+        )
+    takes_bytes = tuple(model.value_range) == BYTE_RANGE
+    if not _is_float(images) and not (takes_bytes and _is_bytes(images)):
+        raise ValueError(
+            "`images` must be floats, ((value - low) / (high - low) - mean) / std with the model's "
+            "`value_range`, `mean` and `std`, or, where that range is 0 to 255, uint8. Received: "
+            f"dtype {keras.backend.standardize_dtype(images.dtype)}"
+        )
+
+
+def normalized(images: Tensor, model: Any) -> Tensor:
+    """Return images for a model: those of uint8 normalised, in float32, others as they are.
+
+    Args:
+        images, model: as in `check_images`.
+    """
+    check_images(images, model)
+    if not _is_bytes(images):
+        return images
+    return normalize(ops.cast(images, "float32"), model.mean, model.std)
+
+
+def _is_float(images: Tensor) -> bool:
+    return keras.backend.is_float_dtype(keras.backend.standardize_dtype(images.dtype))
+
+
+def _is_bytes(images: Tensor) -> bool:
+    return keras.backend.standardize_dtype(images.dtype) == "uint8"
+
+
 def first_images(data: Any) -> Tensor | None:
     """Return some first images of what `fit` was given, where that can be had without a loss."""
     if hasattr(data, "element_spec") and hasattr(data, "take"):  # a tf.data.Dataset
@@ -33,7 +75,12 @@ def check_normalised(
     std: Sequence[float],
     value_range: Sequence[float] = BYTE_RANGE,
 ) -> None:
-    """Raise a ValueError if images `(B, H, W, C)` are not normalised, as far as one can see."""
+    """Raise a ValueError if images `(B, H, W, C)` are not normalised, as far as one can see.
+
+    Those of uint8 need not be.
+    """
+    if _is_bytes(images):
+        return
     largest = float(np.max(np.abs(ops.convert_to_numpy(images).astype("float32")), initial=0.0))
     # A sensor that uses a small part of its range has a small deviation, and bright spots far out.
     ends = normalize(np.asarray(value_range, "float32")[:, None], mean, std, value_range)

@@ -8,7 +8,8 @@ import keras
 
 from keras_mae.files import saved_model_path
 from keras_mae.layers.arguments import grid_size, pair
-from keras_mae.models.encoder import check_images, check_last_blocks, pixel_statistics
+from keras_mae.models.encoder import check_last_blocks, pixel_statistics
+from keras_mae.models.inputs import normalized
 from keras_mae.pixels import BYTE_RANGE, check_value_range
 from keras_mae.types import AnyPath, Shape, Size, Tensor
 
@@ -152,8 +153,7 @@ class SavedModelEncoder(keras.Model):
         kept: Tensor | None = None,
     ) -> Tensor:
         check_last_blocks(last_blocks, self.num_output_blocks, "last_blocks")
-        check_images(images, self.image_size, self.channels)
-        return self.graph(keras.ops.cast(images, "float32"))
+        return self.graph(keras.ops.cast(normalized(images, self), "float32"))
 
     def compute_output_shape(self, input_shape: Shape) -> Shape:
         return input_shape[0], None, self.hidden_dim

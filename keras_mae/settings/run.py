@@ -13,6 +13,7 @@ RESUME = ("auto", "never")
 RESIZES = ("bilinear", "bicubic")
 AUGMENTATIONS = ("source", "crop", "shift", "none")
 FLIPS = ("none", "horizontal", "both", "dihedral")
+CACHES = ("auto", "memory", "none")
 
 MODEL = "Model"
 AUGMENTED = "Augmentation"
@@ -115,6 +116,15 @@ class RunSettings(DataSettings):
     )
     recompute: bool = setting(
         False, "Gradient checkpointing: blocks are computed again for gradients.", DEVICES
+    )
+    cache: str = setting(
+        "auto",
+        "Whether decoded images stay in memory. auto: if all need at most a quarter of what is "
+        "free; memory: as many as go into three quarters; none.",
+        DEVICES,
+        choices=CACHES,
+        fixes=False,
+        sweep=False,
     )
     strategy: str = setting(
         "auto",

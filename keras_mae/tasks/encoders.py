@@ -65,6 +65,7 @@ class EncoderTask(ImageTask):
         self.settings = settings
         self.check_batch()
         self.check_memory(encoder)
+        self.keep_decoded(image_size_of(self.settings, encoder))
         if settings.protocol == "scratch":  # the architecture, all weights new
             encoder = type(encoder).from_config(encoder.get_config())
         return encoder

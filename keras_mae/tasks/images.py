@@ -1,11 +1,12 @@
 """What the tasks on images share: the source, its parts, and how they are evaluated."""
 
-from pathlib import Path
+import dataclasses
 
 import keras
 import numpy as np
 
 from keras_mae.data import EncodedSource, SkipLog, eval_dataset, open_parts
+from keras_mae.data.cache import free_memory, memory_for
 from keras_mae.pixels import pixel_dtype
 from keras_mae.training.loop import Task
 
@@ -22,6 +23,7 @@ class ImageTask(Task):
     """
 
     skips = None
+    cache_line = ""
 
     def load(self):
         self.use(parts_of(self.settings))
@@ -68,6 +70,32 @@ class ImageTask(Task):
     @property
     def measured_name(self):
         return "held-out" if self.test is None else "test"
+
+    def keep_decoded(self, image_size):
+        """Let decoded images stay in memory, where the settings say so and there is room.
+
+        Args:
+            image_size: (H, W) of the model.
+        """
+        parts = {n: p for n, p in self.parts.each().items() if isinstance(p, EncodedSource)}
+        own = self.typical_size()
+        if not parts or own is None:
+            return
+        images = sum(part.num_examples for part in parts.values())
+        pixel = self.train.channels * (1 if self.train.gives_bytes(self.train.sensor) else 4)
+        most, line = memory_for(self.settings.cache, images * own[0] * own[1] * pixel)
+        if not most:
+            return
+        # Bilinear crops of large JPEGs are cut from a smaller picture: these are not kept.
+        least = image_size if self.settings.resize == "bilinear" else None
+        if least is not None and self.settings.cache == "auto" and _is_large(own, least):
+            return
+        kept = {
+            name: part.kept(most * part.num_examples / images, least)
+            for name, part in parts.items()
+        }
+        self.use(dataclasses.replace(self.parts, **kept))
+        self.cache_line = line
 
     def open_skips(self):
         """Open the list of images that cannot be read, in the output directory."""
@@ -161,6 +189,7 @@ class ImageTask(Task):
             f"Images: {self.settings.dataset}, seen at {seen}, {channels}{values}{classes}.",
             *self.parts.lines(),
             *(f"  Note: {note}" for note in notes),
+            self.cache_line and f"  {self.cache_line}",
         ]
 
     def data_facts(self):
@@ -248,16 +277,6 @@ def _specs(settings):
     return {name: getattr(settings, name) for name in names}
 
 
-def free_memory():
-    """Return the bytes of memory that are free on this machine; None where that is not known."""
-    try:
-        lines = Path("/proc/meminfo").read_text().splitlines()
-        (line,) = (line for line in lines if line.startswith("MemAvailable:"))
-        return 1024 * int(line.split()[1])
-    except (OSError, ValueError):
-        return None
-
-
 def device_kind():
     """Return "GPU" where there is one, else "CPU"."""
     names = keras.distribution.list_devices()
@@ -273,3 +292,7 @@ def device_line(workers, settings):
     replicas = f"{workers.replicas} {kind}s" if workers.replicas > 1 else kind
     compiled = ", compiled by XLA" if settings.jit else ""
     return f"{settings.precision} on {replicas} ({keras.backend.backend()}){compiled}"
+
+
+def _is_large(size, least):
+    return size[0] >= 2 * least[0] and size[1] >= 2 * least[1]

@@ -176,6 +176,7 @@ class Pretrain(ImageTask):
         settings = self.settings
         self.model, self.adapted = self._autoencoder()
         self.check_memory(self.model.encoder, 1 - max(settings.mask_ratio))
+        self.keep_decoded(self.model.encoder.image_size)
         check_bands(settings.figure_bands, self.model.encoder.channels, "figure_bands")
         known, heldout = self._sample()
         self.plan = plan(
@@ -327,6 +328,7 @@ class Pretrain(ImageTask):
             batch_size=settings.batch_size,
             seed=settings.seed,
             start_step=step,
+            normalize=False,
             resize=settings.resize,
             crops_per_image=settings.crops_per_image,
             **settings.views(),

@@ -9,13 +9,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import tensorflow as tf
 from PIL import Image, ImageOps
-from pillow_oracle import read_with_pillow
 
 from keras_mae.data import load_image, load_source
 from keras_mae.data.decode import plain_jpeg_size
-from keras_mae.data.reader import make_reader
+from keras_mae.data.reader import Reader
 
 
 def encode(image, form="JPEG", **options):
@@ -63,7 +61,7 @@ FILES = {
     "jpg_named.png": lambda image: encode(image),
 }
 FAST = {"baseline.jpg", "optimised.jpg", "444.jpg", "restarts.jpg", "upright.jpg", "grey.jpg"}
-FAST |= {"jpg_named.png"}
+FAST |= {"jpg_named.png", "progressive.jpg", "trailing.jpg"}
 
 
 def half_clear(image):
@@ -90,12 +88,13 @@ def test_every_file_is_read_as_pillow_does(tmp_path, picture, name, channels):
 
     source = load_source(f"folder:{tmp_path}")
     source.channels = channels
-    handle = make_reader(source).read(tf.constant(0, tf.int64), None)
-    assert bool(handle.ok) and (int(handle.height), int(handle.width)) == expected.shape[:2]
+    handle, _ = Reader(source).example(0)
+    assert (handle.height, handle.width) == expected.shape[:2]
     if name == "alpha.png":  # half of it is the mean colour
         share = 128 / 255
         expected = share * expected + (1 - share) * 255 * np.array(source.mean)
-    np.testing.assert_allclose(handle.whole(), expected, rtol=0, atol=1e-3 * (name == "alpha.png"))
+    # What is composed is rounded, as all that is stored in 8 bits.
+    np.testing.assert_allclose(handle.whole(), expected, rtol=0, atol=0.501 * (name == "alpha.png"))
     # Boxes at the edges, at the decoder's blocks of 16, and at neither.
     for top, left, height, width in [
         (0, 0, 60, 60),
@@ -103,7 +102,7 @@ def test_every_file_is_read_as_pillow_does(tmp_path, picture, name, channels):
         (7, 5, 41, 44),
         (59, 59, 1, 1),
     ]:
-        crop = handle.crop(tf.constant([top, left, height, width]))
+        crop = Reader(source).example(0)[0].crop([top, left, height, width])
         whole = handle.whole()[top : top + height, left : left + width]
         assert np.array_equal(crop, whole)
     if channels == 3:
@@ -170,40 +169,46 @@ def test_bands_are_loaded_as_they_are_or_refused(tmp_path):
             load_image(tmp_path / "bands.npy", channels)
 
 
-def test_plain_jpeg_refuses_what_is_cut_or_garbled(picture):
+def test_only_whole_upright_headers_are_plain(picture):
     data = encode(picture(), quality=90)
     assert plain_jpeg_size(data) == (60, 80)
-    for cut in (0, 1, 2, 10, 100, len(data) // 2, len(data) - 1):
+    for cut in (0, 1, 2, 10, 100):
         assert plain_jpeg_size(data[:cut]) is None
-        assert plain_jpeg_size(data[:cut] + b"\xff\xd9") is None or cut > 600  # header is whole
-    scan = data.index(b"\xff\xda")
-    assert plain_jpeg_size(data[: scan + 100] + b"\xff\xc4" + data[scan + 102 :]) is None
-    huffman = data.index(b"\xff\xc4")
-    assert plain_jpeg_size(data[: huffman + 5] + b"\x09" + data[huffman + 6 :]) is None
-    # As many codes as before, but all of one bit: a fatal error for the decoder.
-    counts = data[huffman + 5 : huffman + 21]
-    full = data[: huffman + 5] + bytes([sum(counts), *[0] * 15]) + data[huffman + 21 :]
-    assert plain_jpeg_size(full) is None
-    with pytest.raises(tf.errors.InvalidArgumentError):
-        tf.io.decode_jpeg(full)
+    assert plain_jpeg_size(data, channels=1) is None
+    assert plain_jpeg_size(encode(picture().convert("L")), channels=1) == (60, 80)
 
 
 @pytest.mark.slow
-def test_nothing_accepted_kills_the_decoder(picture):
-    """Whatever passes the check must not be a fatal error in TensorFlow: that ends a run."""
-    image, rng, accepted = picture(), np.random.RandomState(0), 0
+def test_what_is_damaged_is_what_pillow_says(picture, tmp_path):
+    """Whatever is done to a file, its pixels are Pillow's, or both refuse it."""
+    image, rng, accepted, refused = picture(), np.random.RandomState(0), 0, 0
     whole = [encode(image, quality=q, optimize=q < 80) for q in (50, 75, 95)]
-    for number in range(3000):
+    path = tmp_path / "damaged.jpg"
+    path.write_bytes(whole[0])
+    reader = Reader(load_source(f"folder:{tmp_path}"))
+    for number in range(1500):
         data = bytearray(whole[number % 3])
         for _ in range(rng.randint(1, 4)):
             data[rng.randint(2, 700 if number % 2 else len(data))] = rng.randint(256)
+        if number % 10 == 0:
+            data = data[: rng.randint(len(data))]
         data = bytes(data)
-        size = plain_jpeg_size(data)
-        if size is not None and size[0] * size[1] < 250_000:
-            accepted += 1
-            decoded = tf.io.decode_jpeg(data, channels=3, dct_method="INTEGER_ACCURATE")
-            assert np.array_equal(decoded, read_with_pillow(data))
-    assert accepted > 500
+        try:
+            expected = pillow(data)
+        except Exception:
+            expected = None
+        if expected is not None and expected.size > 750_000:
+            continue
+        path.write_bytes(data)
+        try:
+            pixels = reader.example(0)[0].whole()
+        except Exception:
+            refused += 1
+            assert expected is None
+            continue
+        accepted += 1
+        assert np.array_equal(pixels, expected)
+    assert accepted > 500 and refused > 50
 
 
 @pytest.mark.parametrize("content", [b"", b"\xff\xd8\xff", b"no image at all" * 100])

@@ -34,9 +34,9 @@ def test_boxes_and_maps_lie_where_their_pixels_lie(flips):
     random = np.random.default_rng(0)
     seen = 0
     for uniforms in random.random((40, 4)).astype("float32"):
-        turned = augment.random_flip(tf.constant(image), uniforms[0], flips)
+        turned = augment.random_flip(image, uniforms[0], flips)
         turned_labels = augment.random_flip(labels[..., None], uniforms[0], flips)[..., 0]
-        boxes = flip_boxes(tf.constant(BOXES), [HEIGHT, WIDTH], uniforms[0], flips)
+        boxes = flip_boxes(BOXES, (HEIGHT, WIDTH), uniforms[0], flips)
         place = jittered(tf.shape(turned)[:2], (64, 80), uniforms[1:], (0.4, 2.0))
         canvas = place.image(turned, np.zeros(3, "float32"), "bilinear").numpy()
         placed = place.label_map(turned_labels).numpy()

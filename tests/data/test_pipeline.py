@@ -28,7 +28,7 @@ class Numbered(ArraySource):
         return np.arange(self.num_records)
 
     def image_reader(self):
-        return lambda record: tf.fill((6, 6, 1), tf.cast(record + 1, tf.uint8))
+        return lambda record: np.full((6, 6, 1), record + 1, np.uint8)
 
 
 def take(source, count, **settings):
@@ -174,10 +174,10 @@ def test_late_steps_start_at_once(mnist):
 
 @pytest.mark.slow
 def test_crop_decodes_and_resizes_the_box(tmp_path, picture):
-    """The same box from the file and from memory: decode-and-crop is decode, then crop."""
+    """The same box from a JPEG, which is decoded when it is cut, and from another format."""
     picture(120, 160).save(tmp_path / "a.jpg", quality=95)
     source = load_source(f"folder:{tmp_path}")
-    settings = {"image_size": (24, 32), "batch_size": 1, "mean": (0,) * 3, "std": (1,) * 3}
+    settings = {"image_size": (90, 120), "batch_size": 1, "mean": (0,) * 3, "std": (1,) * 3}
     jpeg = take(source, 8, **settings)
     Image.open(tmp_path / "a.jpg").save(tmp_path / "b.png")
     (tmp_path / "a.jpg").unlink()
@@ -196,7 +196,7 @@ def test_eval_is_in_order_with_a_partial_batch(mnist):
     np.testing.assert_allclose(images * 255, mnist.images[::500], atol=1e-4)
     resized = next(iter(eval_dataset(part, image_size=(14, 32), batch_size=4, **PLAIN)))[0]
     expected = Image.fromarray(mnist.images[0, ..., 0]).resize((32, 14), Image.Resampling.BICUBIC)
-    np.testing.assert_allclose(resized[0, ..., 0] * 255, expected, atol=8)
+    np.testing.assert_allclose(resized[0, ..., 0] * 255, expected, atol=1e-3)
 
 
 @pytest.mark.slow

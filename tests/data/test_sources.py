@@ -74,7 +74,7 @@ def test_photo_windows_are_the_photographs_pixels():
         assert 0.59 * min(photo.shape[:2]) < side <= min(photo.shape[:2])
         expected = photo[top : top + side, left : left + side]
         assert expected.shape == (side, side, 3)
-        assert np.array_equal(read(tf.constant(record, tf.int64)), expected)
+        assert np.array_equal(read(record), expected)
 
 
 def test_photos_without_scikit_image(monkeypatch):

@@ -162,7 +162,7 @@ def test_arguments_that_do_not_fit(overrides, message):
         (np.zeros((2, 12, 8, 2), "float32"), "`images` must have the shape"),
         (np.zeros((8, 12, 2), "float32"), "`images` must have the shape"),
         (np.zeros((2, 8, 12, 3), "float32"), "`images` must have the shape"),
-        (np.zeros((2, 8, 12, 2), "uint8"), "`images` must be floats.*uint8"),
+        (np.zeros((2, 8, 12, 2), "uint16"), "`images` must be floats.*uint16"),
     ],
 )
 def test_images_that_do_not_fit(encoder, wrong, message):

@@ -107,6 +107,6 @@ def test_errors():
     with pytest.raises(ValueError, match="`statistics` must be 'visible' or 'oracle'.*'true'"):
         model.reconstruct(images(), statistics="true")
     with pytest.raises(ValueError, match="`images` must be floats"):
-        model.reconstruct(np.zeros((1, 8, 12, 2), "uint8"))
+        model.reconstruct(np.zeros((1, 8, 12, 2), "int32"))
     with pytest.raises(ValueError, match="`images` must have the shape"):
         model.reconstruct(images()[0])

@@ -8,6 +8,7 @@ from tiny import images, shake
 from tiny import tiny as tiny_model
 
 from keras_mae.layers import MaskRatioSchedule
+from keras_mae.pixels import normalize
 from keras_mae.training import make_adamw
 
 
@@ -175,7 +176,7 @@ FEEDS = {
 }
 WRONG = {
     "0..255": (np.abs(images()) * 255, "`x` must hold normalised images.*Received: values up to"),
-    "uint8": (np.abs(images() * 255).astype("uint8"), "`images` must be floats.*uint8"),
+    "uint16": (np.abs(images() * 255).astype("uint16"), "`images` must be floats.*uint16"),
     "NaN": (images() * np.nan, "`x` must hold normalised images.*nan"),
     "channels": (images()[..., :1], r"`images` must have the shape.*\(8, 12, 2\)"),
     "size": (images()[:, :6], "`images` must have the shape"),
@@ -238,3 +239,28 @@ def test_nothing_is_traced_again_after_the_first_step():
         model.fit(images(8), batch_size=4, epochs=2, validation_data=[images(8)], verbose=0)
     assert int(model.optimizer.iterations) == 8
     assert traced == ["train_step", "test_step"]
+
+
+def test_bytes_are_normalised_in_the_step():
+    """Images of uint8 are worth what they are normalised, in training too."""
+    pixels = np.random.RandomState(1).randint(0, 256, (4, 8, 12, 2), dtype=np.uint8)
+    losses, weights, outputs = [], [], []
+    for turned in (lambda x: x, lambda x: normalize(x.astype("float32"), (0.3, 0.6), (0.2, 0.5))):
+        keras.utils.set_random_seed(0)
+        model = compiled(tiny(mean=(0.3, 0.6), std=(0.2, 0.5)))
+        given = turned(pixels)
+        outputs.append([model(given)["prediction"], model.encoder(given)])
+        losses.append(model.fit(given, batch_size=4, epochs=3, verbose=0).history["loss"])
+        losses[-1] += [model.evaluate(given, verbose=0), float(model.reconstruct(given)["loss"])]
+        weights.append(model.get_weights())
+    np.testing.assert_allclose(*losses, rtol=1e-6)
+    for ours, theirs in zip(*weights, strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=1e-6)
+    for ours, theirs in zip(*outputs, strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=1e-6)
+
+
+def test_bytes_of_a_deeper_sensor_are_refused():
+    """Nobody could tell whether 255 is the end of its range."""
+    with pytest.raises(ValueError, match="where that range is 0 to 255, uint8. Received: .*uint8"):
+        tiny(value_range=(0, 4095))(np.zeros((1, 8, 12, 2), "uint8"))

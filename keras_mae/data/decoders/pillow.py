@@ -23,6 +23,8 @@ from keras_mae.types import AnyPath
 ORIENTATION = 0x0112
 _GREY = ("1", "L", "LA", "La", "I", "F")
 _WITH_ALPHA = ("LA", "La", "PA", "RGBA", "RGBa")
+# Where Pillow looks for an orientation. To look takes longer than to decode a small PNG.
+_ORIENTED = {"exif", "Raw profile type exif", "xmp", "XML:com.adobe.xmp"}
 # Formats whose number of frames is known without decoding them. What follows the photograph in an
 # MPO, a camera's JPEG, is a preview or a map of its brightness.
 _COUNTED = ("AVIF", "GIF", "PNG", "WEBP")
@@ -46,7 +48,9 @@ def decode(data: bytes, frame: int = 0) -> Decoded:
         if depth:
             return _decode_deep(image, data, depth)
         image.seek(frame)
-        ImageOps.exif_transpose(image, in_place=True)
+        image.load()  # what a PNG says of itself may come after its pixels
+        if image.format != "PNG" or not _ORIENTED.isdisjoint(image.info):
+            ImageOps.exif_transpose(image, in_place=True)
         pixels, alpha = _stored(image, data)
         return Decoded(pixels, alpha, frames=num_frames(image))
 
@@ -116,7 +120,8 @@ def _stored(image: Image.Image, data: bytes) -> tuple[np.ndarray, np.ndarray | N
     elif mode in ("I", "F"):
         pixels = np.asarray(image)
     else:
-        pixels = np.asarray(image.convert("L" if mode in _GREY else "RGB"))
+        wanted = "L" if mode in _GREY else "RGB"
+        pixels = np.asarray(image if mode == wanted else image.convert(wanted))
     return pixels.reshape(*pixels.shape[:2], -1), alpha
 
 

@@ -2,8 +2,8 @@
 
 Every source gives random access, so the pipeline can compute the images of any step without the
 steps before it. A new source is one class in one file of this folder, and nothing else: a subclass
-of `EncodedSource` (bytes of image files, read in Python) or of `ArraySource` (pixels in memory,
-gathered by TensorFlow). The file's name is the source's.
+of `EncodedSource` (bytes of image files) or of `ArraySource` (pixels in memory). The file's name is
+the source's.
 """
 
 import copy
@@ -14,6 +14,7 @@ from typing import Any, Self
 
 import numpy as np
 
+from keras_mae.data.cache import PixelCache
 from keras_mae.data.decode import decode_image, image_facts
 from keras_mae.data.decoders.base import Decoded, Facts
 from keras_mae.data.sensor import (
@@ -24,7 +25,6 @@ from keras_mae.data.sensor import (
     measure,
 )
 from keras_mae.pixels import BYTE_RANGE
-from keras_mae.types import Tensor
 
 GLOBAL_SHUFFLE = "global shuffle: each epoch is a new permutation of the whole set"
 FEW_HELD_OUT = 50
@@ -85,6 +85,10 @@ class Source:
     order_guarantee = GLOBAL_SHUFFLE + ", read by random access"
     default_holdout = 0.05
     _whole: Any = None
+
+    def cache_of(self, sensor: Sensor) -> Any:
+        """Return the `PixelCache` of images as a sensor sees them, or None."""
+        return None
 
     def __init__(self, num_records: int, *, seed: int = 0) -> None:
         self.seed = seed
@@ -158,6 +162,14 @@ class Source:
         for an image whose labels are not known.
         """
         return None
+
+    def record_reader(self) -> Callable[[int], tuple[Any, Any]]:
+        """Return a function from a record's number to its `(data, label)`, see `EncodedSource`."""
+        raise NotImplementedError
+
+    def gives_bytes(self, sensor: Sensor) -> bool:
+        """Return whether all images are of 8 bits, and are what a sensor's pipeline has of them."""
+        raise NotImplementedError
 
     def record_bytes(self, record: int) -> int | None:
         """Size of a record's content in bytes, as cheaply as can be; None where it is not known.
@@ -330,15 +342,22 @@ class Source:
 
 
 class ArraySource(Source):
-    """Pixels held in memory, picked by TensorFlow."""
+    """Pixels held in memory."""
 
-    def image_reader(self) -> Callable[[Tensor], Tensor]:
-        """Return a function from a record number (int64 scalar tensor) to uint8 `(H, W, C)`.
+    def image_reader(self) -> Callable[[int], np.ndarray]:
+        """Return a function from a record number to its pixels, an array `(H, W, C)`.
 
-        Called when a dataset is built, so that loading a source starts no TensorFlow device: a
-        strategy may have to be configured before the first tensor.
+        Called when a dataset is built; the function is called from several threads at once.
         """
         raise NotImplementedError
+
+    def record_reader(self) -> Callable[[int], tuple[Any, Any]]:
+        read = self.image_reader()
+        return lambda record: (np.asarray(read(record)), None)
+
+    def gives_bytes(self, sensor: Sensor) -> bool:
+        first = self.image_reader()(int(self.indices[0]))
+        return sensor.takes_bytes_as_they_are and np.asarray(first).dtype == np.uint8
 
 
 class _Measured:
@@ -357,7 +376,7 @@ class _Measured:
 
 
 class EncodedSource(Source):
-    """Image files, or records that hold them: read and checked in Python, decoded by TensorFlow.
+    """Image files, or records that hold them.
 
     `channels`, `value_range`, `mean` and `std` are those of a sample of the images, which is taken
     when they are first asked for. A subclass that knows better says so: `channels = 1`.
@@ -385,6 +404,8 @@ class EncodedSource(Source):
     def __init__(self, num_records: int, *, seed: int = 0) -> None:
         super().__init__(num_records, seed=seed)
         self._found: dict[SensorOptions, Sensor] = {}  # shared by all parts
+        self._caches: dict[Sensor, PixelCache] = {}  # likewise
+        self._cache_size: Any = None
 
     @property
     def sensor(self) -> Sensor:
@@ -404,6 +425,21 @@ class EncodedSource(Source):
         other = copy.copy(self)
         other._found = {other.options: sensor}
         return other
+
+    def kept(self, most_bytes: float, least: tuple[int, int] | None) -> Self:
+        """The same source, whose decoded images are kept in memory.
+
+        Args:
+            most_bytes, least: see `PixelCache`.
+        """
+        other = copy.copy(self)
+        other._caches, other._cache_size = {}, (most_bytes, least)
+        return other
+
+    def cache_of(self, sensor: Sensor) -> Any:
+        if self._cache_size is None:
+            return None
+        return self._caches.setdefault(sensor, PixelCache(*self._cache_size))
 
     def _measure(self):
         said, options = self._said, self.options
@@ -428,6 +464,13 @@ class EncodedSource(Source):
         raise anything: the record is then skipped.
         """
         raise NotImplementedError
+
+    def record_reader(self) -> Callable[[int], tuple[Any, Any]]:
+        return self.read
+
+    def gives_bytes(self, sensor: Sensor) -> bool:
+        # No range is known of wider ones where the sample had none.
+        return sensor.takes_bytes_as_they_are and sensor.wide_range is None
 
     def content(self, record: int) -> bytes | None:
         data, _ = self.read(record)

@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 
 from keras_mae.data.sources.base import ArraySource
-from keras_mae.types import Tensor
 
 
 class MNIST5k(ArraySource):
@@ -42,12 +41,8 @@ class MNIST5k(ArraySource):
         labels: Any = self.labels()
         return [np.flatnonzero(labels == label) for label in np.unique(labels)]
 
-    def image_reader(self) -> Callable[[Tensor], Tensor]:
-        import tensorflow as tf
-
-        with tf.device("CPU:0"):
-            images = tf.constant(self.images)
-        return lambda record: tf.gather(images, record)
+    def image_reader(self) -> Callable[[int], np.ndarray]:
+        return self.images.__getitem__
 
 
 def _read():

@@ -9,7 +9,6 @@ import numpy as np
 from PIL import Image
 
 from keras_mae.data.sources.base import ArraySource
-from keras_mae.types import Tensor
 
 # Natural colour photographs only. Of scikit-image's stereo pair one is enough: the other, held
 # out, would show the model nothing new.
@@ -75,23 +74,13 @@ class Photos(ArraySource):
             boxes.append(np.stack([top, left, side], axis=1))
         return np.concatenate(boxes)
 
-    def image_reader(self) -> Callable[[Tensor], Tensor]:
-        import tensorflow as tf
-
-        # Photographs differ in size: all pixels lie in one row, each photograph a slice of it.
-        shapes = np.array([photo.shape for photo in self.photographs], np.int64)
-        starts = np.cumsum([0] + [photo.size for photo in self.photographs], dtype=np.int64)
-        with tf.device("CPU:0"):
-            pixels = tf.constant(np.concatenate([photo.ravel() for photo in self.photographs]))
-            shapes, starts, boxes = map(tf.constant, (shapes, starts, self.windows()))
+    def image_reader(self) -> Callable[[int], np.ndarray]:
+        windows = self.windows()
 
         def read(record):
-            photo = record // WINDOWS_PER_PHOTO
-            image = tf.reshape(pixels[starts[photo] : starts[photo + 1]], shapes[photo])
-            top, left, side = tf.unstack(boxes[record])
-            return tf.ensure_shape(
-                image[top : top + side, left : left + side], (None, None, self.channels)
-            )
+            top, left, side = windows[record]
+            photo = self.photographs[record // WINDOWS_PER_PHOTO]
+            return photo[top : top + side, left : left + side]
 
         return read
 
