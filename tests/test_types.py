@@ -31,6 +31,7 @@ MODULES = (
     "keras_mae.evaluation.features",
     "keras_mae.evaluation.knn",
     "keras_mae.evaluation.neighbors",
+    "keras_mae.evaluation.quality",
     "keras_mae.evaluation.segmentation",
     "keras_mae.files",
     "keras_mae.pixels",

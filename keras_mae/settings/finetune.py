@@ -192,9 +192,12 @@ def _with_heads(recipes: dict[str, FinetuneRecipe]) -> dict[str, FinetuneRecipe]
 _SMALL_DENSE = _dense(
     RECIPES["small"],
     batch_size=16,
-    base_learning_rate=1.6e-2,
+    epochs=10,
+    warmup_epochs=1,
+    base_learning_rate=6.4e-2,
     drop_path=0.0,
     filters=32,
+    scale_jitter=(0.75, 1.5),
 )
 # By task, then name, then protocol.
 DENSE_RECIPES = {

@@ -5,6 +5,7 @@ import json
 import keras
 import numpy as np
 import pytest
+from small_runs import NAME
 
 import keras_mae
 from keras_mae.evaluation import coco_metrics
@@ -13,6 +14,7 @@ pytestmark = [pytest.mark.runs, pytest.mark.slow, pytest.mark.usefixtures("small
 FEW = {
     "dataset": "digit_scenes:56",
     "protocol": "scratch",
+    "preset": NAME,
     "image_size": (56,),
     "train_examples": 16,
     "batch_size": 8,
