@@ -76,9 +76,9 @@ def visualize(settings: VisualizeSettings) -> None:
     if "attention" in parts:
         path = directory / "attention.png"
         attention_figure(encoder, images, path, settings.block, settings.query, **shared)
-        whose = "the class token" if settings.query == "token" else "all patches, the mean,"
+        whose = {"token": "the class token looks at", "patches": "patches look at, their mean"}
         block = settings.block or encoder.num_layers
-        written.append((path, f"what {whose} of block {block} looks at"))
+        written.append((path, f"what {whose[settings.query]}, block {block}"))
     elif not has_blocks:
         print("Attention cannot be had of a SavedModel: it gives tokens only.")
     if "components" in parts:
