@@ -11,7 +11,7 @@ from keras_mae.commands.looking import load_model
 from keras_mae.data.listing.names import IMAGE_SUFFIXES
 from keras_mae.data.pictures import Pictures, View, check_pixels, read_pictures
 from keras_mae.interop import load_encoder
-from keras_mae.layers.masking import MASKINGS
+from keras_mae.layers.masking import MASKINGS, get_masking
 from keras_mae.models import MaskedAutoencoder
 from keras_mae.plots import attention_maps, patch_components
 from keras_mae.plots.figures import Shown, check_bands
@@ -112,6 +112,12 @@ class Looker:
         # The slider's ends are what can be.
         ratio = min(max(mask_ratio, 1 / count), 1 - 1 / count - 1e-6)
         return np.asarray(self.model.draw_mask(1, ratio, masking, int(seed)))[0] > 0
+
+    def own_masking(self) -> str:
+        """Return the name of the model's own strategy, where it has one."""
+        own = type(self.model.masking.masking) if self.model is not None else None
+        known = {type(get_masking(name)): name for name in names(MASKINGS)}
+        return known.get(own, "random")
 
     def toggle(self, mask: np.ndarray, x: float, y: float) -> np.ndarray:
         """Return a mask in which the patch at a place of a picture is hidden, or shown again.
@@ -251,7 +257,9 @@ def build_app(looker: Looker, gradio: Any) -> Any:
         with gradio.Column(visible=has_decoder):
             with gradio.Row():
                 share = gradio.Slider(0.01, 0.99, ratio, step=0.01, label="Mask ratio")
-                strategy = gradio.Radio(names(MASKINGS), value="random", label="Strategy")
+                strategy = gradio.Radio(
+                    names(MASKINGS), value=looker.own_masking(), label="Strategy"
+                )
                 seed = gradio.Slider(0, 99, 0, step=1, label="Seed")
             gradio.Markdown("Click a patch of the first picture to hide it, or to show it.")
             with gradio.Row():
