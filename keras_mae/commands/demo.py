@@ -71,8 +71,13 @@ class Looker:
     def __init__(self, settings: DemoSettings) -> None:
         self.settings = settings
         model = load_model(settings.model)
-        self.model = model if isinstance(model, MaskedAutoencoder) else None
-        self.encoder = load_encoder(model)
+        self.model: Any = model if isinstance(model, MaskedAutoencoder) else None
+        self.encoder: Any = load_encoder(model)
+        if self.encoder.patch_size is None:
+            raise ValueError(
+                "`model` must tell the size of its patches, as the card.json beside a SavedModel "
+                f"does. Received: {settings.model} without"
+            )
         check_bands(settings.figure_bands, self.encoder.channels, "figure_bands")
         self.view = View.of(self.encoder, settings.bands, settings.resize)
         self.examples = read_pictures(self._specs(), self.view, settings.num_images)
@@ -82,8 +87,8 @@ class Looker:
             for side, p in zip(self.encoder.image_size, self.encoder.patch_size, strict=True)
         )
         has_blocks = callable(getattr(self.encoder, "attention_weights", None))
-        self.num_blocks = self.encoder.num_layers if has_blocks else 0
-        self.num_heads = self.encoder.num_heads if has_blocks else 0
+        self.num_blocks = len(self.encoder.blocks) if has_blocks else 0
+        self.num_heads: int = self.encoder.num_heads if has_blocks else 0
         self.scale = max(1, -(-LEAST_SIDE // min(self.encoder.image_size)))
 
     def _specs(self) -> tuple[str, ...]:
@@ -115,7 +120,7 @@ class Looker:
 
     def own_masking(self) -> str:
         """Return the name of the model's own strategy, where it has one."""
-        own = type(self.model.masking.masking) if self.model is not None else None
+        own: Any = None if self.model is None else type(self.model.masking.masking)
         known = {type(get_masking(name)): name for name in names(MASKINGS)}
         return known.get(own, "random")
 

@@ -100,25 +100,25 @@ def visualize(settings: VisualizeSettings) -> None:
         print(f"Wrote {path!s:<{width}}  {what}")
 
 
-def load_model(path: AnyPath) -> keras.Model:
+def load_model(path: AnyPath | None) -> keras.Model:
     """Return what a path holds: a model with a decoder where there is one, else an encoder.
 
     Args:
         path: what `keras_mae.load_pretrained` or `keras_mae.load_encoder` opens.
     Raises:
-        ValueError: naming `model`, if nothing is there.
+        ValueError: naming `model`, if no model is there.
     """
+    if path is None:
+        raise ValueError("`model` must be given. Received: None")
     try:
         if saved_model_path(path) is not None:
             return load_encoder(path)
         return load_pretrained(path)
-    except FileNotFoundError as error:
-        raise ValueError(
-            f"`model` must be a run's directory, a model's file, or hf://OWNER/NAME. ({error})"
-        ) from error
+    except (FileNotFoundError, ValueError) as error:
+        raise ValueError(str(error).replace("`path`", "`model`")) from error
 
 
-def load_autoencoder(path: AnyPath) -> MaskedAutoencoder:
+def load_autoencoder(path: AnyPath | None) -> MaskedAutoencoder:
     """Return the `MaskedAutoencoder` of a path; see `load_model`."""
     model = load_model(path)
     if not isinstance(model, MaskedAutoencoder):

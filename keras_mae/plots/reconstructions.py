@@ -49,7 +49,8 @@ def drawn_masks(
         seed: int. Fixes the masks.
     """
     found = []
-    for masking in maskings or [None]:
+    strategies: Sequence[str | None] = maskings or (None,)
+    for masking in strategies:
         for ratio in mask_ratios:
             mask = model.draw_mask(count, ratio, masking, seed)
             found.append(MaskOf(f"{masking or 'ratio'} {ratio:g}", mask))
