@@ -257,9 +257,9 @@ class Curves(Block):
             line = f'<line x1="{left}" x2="{left + width}" y1="{y:.1f}" y2="{y:.1f}"'
             parts.append(f'{line} stroke="var(--faint)" stroke-dasharray="{6 - 2 * i % 5} 4"/>')
             legend.append((name, "var(--faint)", "5 4"))
-        for i, (name, line) in enumerate(lines.items()):
+        for i, (name, line_points) in enumerate(lines.items()):
             colour = f"var(--c{i % 4 + 1})"
-            places = [place(*point) for point in line]
+            places = [place(*point) for point in line_points]
             places = [(x, max(y, 0)) for x, y in places]
             if len(places) == 1:  # would not be seen as a line
                 parts.append(

@@ -11,7 +11,7 @@ from keras_mae.commands.looking import load_model
 from keras_mae.data.listing.names import IMAGE_SUFFIXES
 from keras_mae.data.pictures import Pictures, View, check_pixels, read_pictures
 from keras_mae.interop import load_encoder
-from keras_mae.layers.masking import MASKINGS
+from keras_mae.layers.masking import MASKINGS, get_masking
 from keras_mae.models import MaskedAutoencoder
 from keras_mae.plots import attention_maps, patch_components
 from keras_mae.plots.figures import Shown, check_bands
@@ -71,8 +71,13 @@ class Looker:
     def __init__(self, settings: DemoSettings) -> None:
         self.settings = settings
         model = load_model(settings.model)
-        self.model = model if isinstance(model, MaskedAutoencoder) else None
-        self.encoder = load_encoder(model)
+        self.model: Any = model if isinstance(model, MaskedAutoencoder) else None
+        self.encoder: Any = load_encoder(model)
+        if self.encoder.patch_size is None:
+            raise ValueError(
+                "`model` must tell the size of its patches, as the card.json beside a SavedModel "
+                f"does. Received: {settings.model} without"
+            )
         check_bands(settings.figure_bands, self.encoder.channels, "figure_bands")
         self.view = View.of(self.encoder, settings.bands, settings.resize)
         self.examples = read_pictures(self._specs(), self.view, settings.num_images)
@@ -82,8 +87,8 @@ class Looker:
             for side, p in zip(self.encoder.image_size, self.encoder.patch_size, strict=True)
         )
         has_blocks = callable(getattr(self.encoder, "attention_weights", None))
-        self.num_blocks = self.encoder.num_layers if has_blocks else 0
-        self.num_heads = self.encoder.num_heads if has_blocks else 0
+        self.num_blocks = len(self.encoder.blocks) if has_blocks else 0
+        self.num_heads: int = self.encoder.num_heads if has_blocks else 0
         self.scale = max(1, -(-LEAST_SIDE // min(self.encoder.image_size)))
 
     def _specs(self) -> tuple[str, ...]:
@@ -112,6 +117,12 @@ class Looker:
         # The slider's ends are what can be.
         ratio = min(max(mask_ratio, 1 / count), 1 - 1 / count - 1e-6)
         return np.asarray(self.model.draw_mask(1, ratio, masking, int(seed)))[0] > 0
+
+    def own_masking(self) -> str:
+        """Return the name of the model's own strategy, where it has one."""
+        own: Any = None if self.model is None else type(self.model.masking.masking)
+        known = {type(get_masking(name)): name for name in names(MASKINGS)}
+        return known.get(own, "random")
 
     def toggle(self, mask: np.ndarray, x: float, y: float) -> np.ndarray:
         """Return a mask in which the patch at a place of a picture is hidden, or shown again.
@@ -251,7 +262,9 @@ def build_app(looker: Looker, gradio: Any) -> Any:
         with gradio.Column(visible=has_decoder):
             with gradio.Row():
                 share = gradio.Slider(0.01, 0.99, ratio, step=0.01, label="Mask ratio")
-                strategy = gradio.Radio(names(MASKINGS), value="random", label="Strategy")
+                strategy = gradio.Radio(
+                    names(MASKINGS), value=looker.own_masking(), label="Strategy"
+                )
                 seed = gradio.Slider(0, 99, 0, step=1, label="Seed")
             gradio.Markdown("Click a patch of the first picture to hide it, or to show it.")
             with gradio.Row():

@@ -76,9 +76,9 @@ def visualize(settings: VisualizeSettings) -> None:
     if "attention" in parts:
         path = directory / "attention.png"
         attention_figure(encoder, images, path, settings.block, settings.query, **shared)
-        whose = "the class token" if settings.query == "token" else "all patches, the mean,"
+        whose = {"token": "the class token looks at", "patches": "patches look at, their mean"}
         block = settings.block or encoder.num_layers
-        written.append((path, f"what {whose} of block {block} looks at"))
+        written.append((path, f"what {whose[settings.query]}, block {block}"))
     elif not has_blocks:
         print("Attention cannot be had of a SavedModel: it gives tokens only.")
     if "components" in parts:
@@ -100,25 +100,25 @@ def visualize(settings: VisualizeSettings) -> None:
         print(f"Wrote {path!s:<{width}}  {what}")
 
 
-def load_model(path: AnyPath) -> keras.Model:
+def load_model(path: AnyPath | None) -> keras.Model:
     """Return what a path holds: a model with a decoder where there is one, else an encoder.
 
     Args:
         path: what `keras_mae.load_pretrained` or `keras_mae.load_encoder` opens.
     Raises:
-        ValueError: naming `model`, if nothing is there.
+        ValueError: naming `model`, if no model is there.
     """
+    if path is None:
+        raise ValueError("`model` must be given. Received: None")
     try:
         if saved_model_path(path) is not None:
             return load_encoder(path)
         return load_pretrained(path)
-    except FileNotFoundError as error:
-        raise ValueError(
-            f"`model` must be a run's directory, a model's file, or hf://OWNER/NAME. ({error})"
-        ) from error
+    except (FileNotFoundError, ValueError) as error:
+        raise ValueError(str(error).replace("`path`", "`model`")) from error
 
 
-def load_autoencoder(path: AnyPath) -> MaskedAutoencoder:
+def load_autoencoder(path: AnyPath | None) -> MaskedAutoencoder:
     """Return the `MaskedAutoencoder` of a path; see `load_model`."""
     model = load_model(path)
     if not isinstance(model, MaskedAutoencoder):

@@ -273,8 +273,8 @@ def _listed(text: str, rows: int, columns: int) -> np.ndarray:
     hidden = np.zeros(rows * columns, bool)
     try:
         for part in text.split(","):
-            first, _, last = part.strip().partition("-")
-            first, last = int(first), int(last or first)
+            start, _, end = part.strip().partition("-")
+            first, last = int(start), int(end or start)
             if not 1 <= first <= last <= hidden.size:
                 raise ValueError(part)
             hidden[first - 1 : last] = True

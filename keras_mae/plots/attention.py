@@ -124,7 +124,7 @@ def attention_figure(
     count = min(heads.shape[1], MOST_HEADS)
     columns = {"mean of heads": heads.mean(axis=1), "rollout": maps["rollout"]}
     columns |= {f"head {i + 1}": heads[:, i] for i in range(count)}
-    figure = new_figure(1.3 * (1 + len(columns)) + 0.9, 1.3 * len(heads) + 0.35)
+    figure = new_figure(1.3 * (1 + len(columns)) + 0.9, shown.height * len(heads) + 0.35)
     axes = picture_axes(figure, len(heads), 1 + len(columns))
     for row, picture in enumerate(shown(images)):
         draw_picture(axes[row, 0], picture)

@@ -83,12 +83,12 @@ def components_figure(
         ValueError: see `patch_components`.
     """
     colours, shares = patch_components(model, images)
-    shown = Shown(model, images, bands)(images)
-    columns = min(len(shown), 8)
-    blocks = -(-len(shown) // columns)
-    figure = new_figure(1.3 * columns + 1, 2.6 * blocks + 0.45)
+    shown = Shown(model, images, bands)
+    columns = min(len(images), 8)
+    blocks = -(-len(images) // columns)
+    figure = new_figure(1.3 * columns + 1, 2 * shown.height * blocks + 0.45)
     axes = picture_axes(figure, 2 * blocks, columns)
-    for i, (picture, patches) in enumerate(zip(shown, colours, strict=True)):
+    for i, (picture, patches) in enumerate(zip(shown(images), colours, strict=True)):
         above, below = (axes[2 * (i // columns) + row, i % columns] for row in (0, 1))
         draw_picture(above, picture)
         below.imshow(patches)

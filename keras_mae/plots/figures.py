@@ -50,7 +50,7 @@ def reconstruction_figure(
     rows = reconstruction_rows(model, images, result, bands, rebuilt)
     columns = min(len(images), IMAGES_IN_A_ROW)
     blocks = -(-len(images) // columns)
-    figure = new_figure(1.3 * columns + 1, 1.3 * len(rows) * blocks)
+    figure = new_figure(1.3 * columns + 1, shown.height * len(rows) * blocks)
     axes = picture_axes(figure, len(rows) * blocks, columns)
     for kind, (label, batch) in enumerate(rows.items()):
         for i, picture in enumerate(batch):
@@ -110,6 +110,12 @@ class Shown:
         self.limits: Any = None
         if tuple(self.encoder.value_range) != BYTE_RANGE or channels not in (1, 3):
             self.limits = np.percentile(self._pixels(images), (1, 99), axis=(0, 1, 2))
+
+    @property
+    def height(self) -> float:
+        """Inches of a picture that is 1.3 inches wide."""
+        height, width = self.encoder.image_size
+        return 1.3 * min(max(height / width, 0.3), 3)
 
     def __call__(self, images: Tensor) -> np.ndarray:
         pixels = self._pixels(images)

@@ -49,10 +49,11 @@ def drawn_masks(
         seed: int. Fixes the masks.
     """
     found = []
-    for masking in maskings or [None]:
+    strategies: Sequence[str | None] = maskings or (None,)
+    for masking in strategies:
         for ratio in mask_ratios:
             mask = model.draw_mask(count, ratio, masking, seed)
-            found.append(MaskOf(f"{masking or 'its own'} {ratio:g}", mask))
+            found.append(MaskOf(f"{masking or 'ratio'} {ratio:g}", mask))
     return found
 
 
@@ -81,7 +82,7 @@ def reconstructions_figure(
         reconstructions_figure(mae, images, "x.png", drawn_masks(mae, len(images), (0.5, 0.9)))
     """
     shown, images = Shown(model, images, bands), np.asarray(images)
-    figure = new_figure(1.3 * (1 + len(masks)) + 1, 2.85 * len(images) + 0.3)
+    figure = new_figure(1.3 * (1 + len(masks)) + 1, (2 * shown.height + 0.25) * len(images) + 0.3)
     axes = picture_axes(figure, 2 * len(images), 1 + len(masks))
     oracle = model.norm_pix_loss and statistics == "oracle"
     for row, picture in enumerate(shown(images)):

@@ -81,6 +81,12 @@ def test_any_ratio_hides_something_and_not_all(looker, ratio, hidden, masking):
     assert looker.draw(ratio, masking, 3).sum() == hidden
 
 
+def test_the_strategy_shown_first_is_the_models(files, looker):
+    assert looker.own_masking() == "random"
+    MaskedAutoencoder(**SIZES, masking="grid").save(files / "grid.keras")
+    assert Looker(settings_of(files, "grid.keras")).own_masking() == "grid"
+
+
 def test_attention_and_components_are_pictures(looker):
     image = looker.examples.images[1:]
     pictures = [looker.attention(image, 1, what, "token") for what in ("mean of heads", "head 2")]
@@ -99,6 +105,7 @@ def test_uploads_are_limited(files, looker):
         looker.read(files / "broken.png")
 
 
+@pytest.mark.slow
 def test_models_without_a_decoder_and_without_blocks(files):
     looker = Looker(settings_of(files, "encoder.keras"))
     assert looker.model is None and looker.num_blocks == 2

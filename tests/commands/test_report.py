@@ -9,7 +9,7 @@ import keras_mae
 from keras_mae.commands import report_jobs
 from keras_mae.commands.report import report
 from keras_mae.commands.report_jobs import identity_of, value_text
-from keras_mae.commands.report_page import page
+from keras_mae.commands.report_page import headline, page
 from keras_mae.errors import Interrupted
 from keras_mae.pixels import normalize
 from keras_mae.settings.report import ReportSettings
@@ -113,7 +113,9 @@ def test_the_page_says_what_is_not_better_than_raw_pixels(whole):
     assert text == page(json.loads((directory / "report.json").read_text()))
     html = (directory / "report.html").read_text()
     assert html.count("data:image/png;base64,") == 2 and "<h2>Accuracy</h2>" in html
-    assert "<td>pre-trained, 5 nearest neighbours</td><td>4,000</td><td>50.0 ± 0.0 %</td>" in html
+    row = html[html.index("<td>pre-trained, 5 nearest neighbours</td>") :]
+    assert "50.0 ± 0.0 %" in row[: row.index("</tr>")]
+    assert f'<p class="lead">{headline(summary)[:20]}' in html
     worse = text[text.index("## Not better") : text.index("## Better than")]
     better = text[text.index("## Better than") : text.index("## What pre-training adds")]
     pixels = summary["accuracy"]["raw pixels, 5 nearest neighbours"]["labels"]["4,000 labels"]
@@ -385,3 +387,19 @@ def test_a_rival_of_other_bands_is_refused(runs, encoder, tmp_path):
     keras_mae.ViTEncoder(channels=5, **SIZES).save(tmp_path / "five.keras")
     with pytest.raises(ValueError, match="`rival`"):
         report(settings(tmp_path, encoder, parts=["knn"], rival=str(tmp_path / "five.keras")))
+
+
+def test_a_page_begins_with_a_sentence_whatever_was_measured():
+    def row(features, value):
+        summary = {"mean": value, "spread": None, "values": {0: value}}
+        return {"features": features, "labels": {"4,000 labels": summary}}
+
+    rows = {"raw pixels, 5 nearest neighbours": row("raw pixels", 0.95)}
+    rows |= {f"pre-trained, {k} nearest neighbours": row("pre-trained", k / 100) for k in (84, 79)}
+    text = headline({"accuracy": rows, "sweeps": {}, "heldout_images": 1000})
+    assert text == (
+        "With 4,000 labels, raw pixels, 5 nearest neighbours is best: 95.0 %; the encoder's best "
+        "is pre-trained, 84 nearest neighbours: 84.0 %."
+    )
+    empty = headline({"accuracy": {}, "sweeps": {}, "heldout_images": 1000})
+    assert empty == "Nothing has been measured yet."

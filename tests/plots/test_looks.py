@@ -130,6 +130,7 @@ def drawn(monkeypatch):
     return figures
 
 
+@pytest.mark.slow
 def test_each_mask_is_a_column_with_its_own_loss(drawn):
     model = MaskedAutoencoder(**SIZES, **DECODER)
     own = np.arange(6) < 2
@@ -150,6 +151,7 @@ def test_each_mask_is_a_column_with_its_own_loss(drawn):
     assert axes[3, 1].texts[0].get_text() == f"loss {loss:.3f}"
 
 
+@pytest.mark.slow
 def test_figures_are_written(tmp_path):
     encoder = encoder_of()
     names = ["folder/a.png", "b$.png", "a name that is long.png"]

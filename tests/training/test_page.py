@@ -60,7 +60,7 @@ def test_a_page_has_what_the_directory_has(ended, tmp_path):
     assert text.count("data:image/png") == 2 and text.count("data:image/webp") == 1
     assert '<pre class="wraps">python run.py' in text
     assert "<li>Model: &lt;small&gt;.</li>\n<li>of one block</li>" in text
-    assert "<td>batch_size</td><td>4</td>" in text
+    assert '<td class="short">batch_size</td><td class="short">4</td>' in text
     assert 'href="figures/b.png"' in text and "gone.txt" not in text
 
 
