@@ -30,6 +30,7 @@ MODULES = (
     "keras_mae.evaluation.confusion",
     "keras_mae.evaluation.features",
     "keras_mae.evaluation.knn",
+    "keras_mae.evaluation.quality",
     "keras_mae.evaluation.segmentation",
     "keras_mae.files",
     "keras_mae.pixels",
