@@ -38,6 +38,7 @@ MODULES = (
     "keras_mae.plots.confusion",
     "keras_mae.plots.dense",
     "keras_mae.plots.figures",
+    "keras_mae.plots.monitors",
     "keras_mae.presets",
     "keras_mae.registry",
     "keras_mae.tasks.classify",
