@@ -43,6 +43,7 @@ MODULES = (
     "keras_mae.plots.contact_sheet",
     "keras_mae.plots.dense",
     "keras_mae.plots.figures",
+    "keras_mae.plots.monitors",
     "keras_mae.plots.reconstructions",
     "keras_mae.poolings",
     "keras_mae.presets",

@@ -23,6 +23,7 @@ from keras_mae.training.monitors import PREFIX, Monitors, monitor_steps
 
 POOLING = "mean"  # of the features that all numbers are of
 OUTPUTS = ("features", "tokens")
+NUMBERS = ["knn", "probe", "rankme", "variance"]  # what `feature_numbers` returns
 TIMES = 10
 # Less than a twentieth of a run's time. Features may take this share of the training's operations,
 SHARE = 0.02

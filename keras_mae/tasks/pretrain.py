@@ -21,7 +21,7 @@ from keras_mae.registry import find_function
 from keras_mae.settings.pretrain import PretrainSettings
 from keras_mae.settings.tools import size_argument
 from keras_mae.tasks.images import EVAL_BATCH, ImageTask, device_line
-from keras_mae.tasks.monitors import Plan, PretrainMonitors, monitor_lines, plan
+from keras_mae.tasks.monitors import NUMBERS, Plan, PretrainMonitors, monitor_lines, plan
 from keras_mae.tasks.table import FeatureTable, format_table, result_table
 from keras_mae.training import make_adamw
 from keras_mae.training.callbacks import duration
@@ -163,9 +163,9 @@ class Pretrain(ImageTask):
             function = find_function(name, "monitor")
             self.own_monitors.setdefault(name.partition(":")[2], function)
         for name, function in self.own_monitors.items():
-            if not (isinstance(name, str) and name and callable(function)):
+            if name in (*NUMBERS, "") or not (isinstance(name, str) and callable(function)):
                 raise ValueError(
-                    "`monitors` must be a dict of name to function. "
+                    f"`monitors` must be a dict of name to function, no name among {NUMBERS}. "
                     f"Received: {name!r}: {function!r}"
                 )
 

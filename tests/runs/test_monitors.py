@@ -174,6 +174,9 @@ def test_monitors_are_found_by_name_and_one_that_fails_ends_nothing(
     assert capsys.readouterr().out.count("`broken` failed") == 1
     with pytest.raises(ValueError, match="`monitor`"):
         run(tmp_path / "other", monitor=("my_monitors:absent",))
+    for monitors in ({"knn": seen}, {"": seen}, {"mine": 3}):
+        with pytest.raises(ValueError, match="`monitors`"):
+            run(tmp_path / "other", monitors=monitors)
     assert not (tmp_path / "other").exists()
 
 

@@ -4,6 +4,7 @@ import pytest
 
 from keras_mae.data import load_source
 from keras_mae.layers import MaskRatioSchedule
+from keras_mae.settings.fields import SettingsError, of_texts
 from keras_mae.settings.pretrain import PretrainSettings
 from keras_mae.tasks.pretrain import build_autoencoder
 from keras_mae.training.schedules import run_schedule
@@ -122,3 +123,14 @@ def test_the_model_gets_the_sources_channels_and_statistics():
     assert isinstance(model.mask_ratio, MaskRatioSchedule)
     assert model.mask_ratio.total_steps == 100
     assert model.get_config()["masking"]["class_name"] == "GridMasking"
+
+
+def test_monitors_of_ones_own_are_named_and_checked_at_once():
+    settings = of_texts(PretrainSettings, {"monitor": "mine:first,mine:second"})
+    assert settings.monitor == ("mine:first", "mine:second")
+    assert not {"monitor", "monitor_every"} & set(settings.fixed())
+    for value in ("mine", "mine:first,other:first"):
+        with pytest.raises(SettingsError, match="`monitor`"):
+            of_texts(PretrainSettings, {"monitor": value})
+    with pytest.raises(SettingsError, match="`monitor_every`"):
+        PretrainSettings(monitor_every=-1.0)
