@@ -47,7 +47,7 @@ def measure(path):
     from keras_mae.data import eval_dataset, load_source
     from keras_mae.evaluation.features import extract_features
     from keras_mae.evaluation.knn import knn_accuracy
-    from keras_mae.layers import Whitening
+    from keras_mae.layers.whitening import Moments, Whitening
     from keras_mae.tasks.probe import (
         apply_whitening,
         encoder_predictor,
@@ -75,9 +75,9 @@ def measure(path):
             knn_accuracy, train_labels=labels, labels=wanted, num_classes=classes
         )
         numbers = [near(train_features=known, features=asked)]
-        whitened = {}
+        whitened, moments = {}, Moments().add(known)
         for count in white:
-            layer = Whitening.fitted_to(known, count)
+            layer = Whitening.fitted_to(moments, count)
             whitened[count] = [apply_whitening(layer, part) for part in (known, asked)]
             numbers.append(near(train_features=whitened[count][0], features=whitened[count][1]))
         for few in [(known, asked), whitened.get(64)] if PROBE.value else []:

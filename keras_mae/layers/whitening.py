@@ -23,6 +23,7 @@ class Moments:
     def __init__(self) -> None:
         self.count = 0
         self.mean = self.scatter = np.zeros(())
+        self._principal: tuple[np.ndarray, np.ndarray] | None = None
 
     def add(self, features: np.ndarray) -> Self:
         """Take in more rows.
@@ -49,6 +50,7 @@ class Moments:
             scatter += self.scatter + np.outer(step, step) * (self.count * len(features) / total)
             mean = self.mean + step * (len(features) / total)
         self.count, self.mean, self.scatter = total, mean, scatter
+        self._principal = None
         return self
 
     def principal(self) -> tuple[np.ndarray, np.ndarray]:
@@ -65,6 +67,11 @@ class Moments:
         """
         if not self.count:
             raise ValueError("`features` must have at least one row. Received: none")
+        if self._principal is None:  # of wide features the longest work of all
+            self._principal = self._decompose()
+        return self._principal
+
+    def _decompose(self) -> tuple[np.ndarray, np.ndarray]:
         values, vectors = np.linalg.eigh(self.scatter / self.count)
         values, directions = np.maximum(values[::-1], 0), vectors[:, ::-1].T
         length = np.sqrt(values.sum() + np.square(self.mean).sum())
