@@ -92,7 +92,7 @@ def _luma(colours):
 def pixels_of_bytes(image_bytes, image_size, background, resize="bicubic", whole=False):
     """Decode, resize and cut a batch of files, as `keras_mae.data.eval_dataset` does, in a graph.
 
-    TensorFlow's own antialiased resizing is used, which rounds otherwise than Pillow's.
+    TensorFlow's own antialiased resizing may round otherwise than Pillow's: by 1 of 255.
 
     Args:
         image_bytes: string `(B,)`, JPEG or PNG files, of any sizes.
@@ -182,5 +182,8 @@ def _evaluation_pixels(image, image_size, resize, whole):
 def _resized(image, size, resize):
     if resize == "bilinear":
         return tf.image.resize(image, size, "bilinear")
-    # Weights are partly negative: values can leave the range.
-    return tf.clip_by_value(tf.image.resize(image, size, "bicubic", antialias=True), 0, 255)
+    # As Pillow does: columns first, rounded to whole numbers from 0 to 255, then rows.
+    for part in ((tf.shape(image)[0], size[1]), size):
+        image = tf.image.resize(image, part, "bicubic", antialias=True)
+        image = tf.clip_by_value(tf.round(image), 0, 255)
+    return image

@@ -49,8 +49,8 @@ def reconstruction_figure(
         rebuilt = "rebuilt (oracle:\ntrue mean and\ndeviation of\nhidden patches)"
     rows = reconstruction_rows(model, images, result, bands, rebuilt)
     columns = min(len(images), IMAGES_IN_A_ROW)
-    blocks = -(-len(images) // columns)
-    figure = new_figure(1.3 * columns + 1, shown.height * len(rows) * blocks)
+    blocks, height = -(-len(images) // columns), Shown(model, images, bands).height
+    figure = new_figure(1.3 * columns + 1, height * len(rows) * blocks)
     axes = picture_axes(figure, len(rows) * blocks, columns)
     for kind, (label, batch) in enumerate(rows.items()):
         for i, picture in enumerate(batch):

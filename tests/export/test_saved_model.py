@@ -116,7 +116,8 @@ def test_files_of_any_size_are_cut_as_the_evaluation_pipeline_does(loaded, model
     (images,) = eval_dataset(Large(3), image_size=28, batch_size=3, **statistics)
     encoded = tf.stack([tf.io.encode_png(image) for image in large])
     got = loaded.signatures["serving_bytes"](image_bytes=encoded)
-    assert np.abs(got["tokens"] - np.asarray(model(images))).max() < BOUND
+    # A value of 255 may be rounded otherwise than by Pillow.
+    assert np.abs(got["tokens"] - np.asarray(model(images))).max() < 0.01
 
 
 @pytest.mark.slow

@@ -10,7 +10,7 @@ import tifffile
 from PIL import Image
 
 import keras_mae
-from keras_mae.commands.functions import reconstruct
+from keras_mae.commands.looking import reconstruct
 from keras_mae.settings.tools import ReconstructSettings
 
 pytestmark = [pytest.mark.runs, pytest.mark.slow]
