@@ -74,16 +74,19 @@ class _Forward:
     Attributes:
         images: `tf.TensorSpec` of its argument: values of the model's range.
         tensor: function from an array of weights to the tensor that stands for it.
+        shared: dict of those of one pass that stand at several places, by their names.
     """
 
     def __init__(self, model, batch_size):
         self.model, self.encoder = model, getattr(model, "encoder", model)
         self.weights, self.tensor = get_weights(model), tf.constant
+        self.shared = {}
         self.batch = -1 if batch_size is None else batch_size
         shape = (batch_size, *self.encoder.image_size, self.encoder.channels)
         self.images = tf.TensorSpec(shape, tf.float32, "images")
 
     def __call__(self, images):
+        self.shared = {}
         tokens = self.pooled_blocks(images)
         if isinstance(self.model, ViTSegmenter):
             return self.segmentation(tokens)
@@ -176,8 +179,7 @@ class _Forward:
             centred = x - tf.reduce_mean(x, axis=-1, keepdims=True)
             variance = tf.reduce_mean(tf.pow(centred, 2.0), axis=-1, keepdims=True)
             scaled = centred / tf.sqrt(variance + epsilon)
-            gamma, beta = self.weights[f"{name}.gamma"], self.weights[f"{name}.beta"]
-            return scaled * self.tensor(gamma) + self.tensor(beta)
+            return scaled * self.once(f"{name}.gamma") + self.once(f"{name}.beta")
 
     def norm_of_map(self, x, name):
         """Normalise maps `(B, h, w, F)`, of pyramids and heads: their epsilon is their own."""
@@ -242,7 +244,7 @@ class _Forward:
             x = self.convolution(x, f"{head.name}.conv_{i}")
             x = self.gelu(self.norm_of_map(x, f"{head.name}.norm_{i}"))
         last = f"{head.name}.last"
-        x = self.convolution(x, last) + self.tensor(self.weights[f"{last}.bias"])
+        x = self.convolution(x, last) + self.once(f"{last}.bias")
         _, rows, columns, channels = x.shape
         anchors = rows * columns * channels // head.outputs
         return tf.reshape(x, (self.batch, anchors, head.outputs))
@@ -274,7 +276,13 @@ class _Forward:
         return found
 
     def convolution(self, x, name):
-        return tf.nn.conv2d(x, self.tensor(self.weights[f"{name}.kernel"]), 1, "SAME")
+        return tf.nn.conv2d(x, self.once(f"{name}.kernel"), 1, "SAME")
+
+    def once(self, name):
+        """Return the tensor of weights that a pass may use again: it is written once."""
+        if name not in self.shared:
+            self.shared[name] = self.tensor(self.weights[name])
+        return self.shared[name]
 
     def twice(self, x, name):
         """A transposed convolution of 2 x 2 with step 2, as a product: its outputs are apart."""
