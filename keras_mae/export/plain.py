@@ -11,6 +11,7 @@ import math
 import numpy as np
 import tensorflow as tf
 
+from keras_mae.export.compare import SUPPRESSION
 from keras_mae.layers.boxes import best_boxes, decode
 from keras_mae.layers.feature_pyramid import part_of
 from keras_mae.layers.transformer import NORM_EPSILON
@@ -234,7 +235,7 @@ class _Forward:
         )
         boxes = decode(offsets, tf.constant(model.anchors), self.encoder.image_size)
         scores = tf.sigmoid(logits)
-        with tf.name_scope("suppression"):
+        with tf.name_scope(SUPPRESSION):
             found = best_boxes(boxes, scores, **model.suppression)
         return {**found, "candidate_boxes": boxes, "candidate_scores": scores}
 
