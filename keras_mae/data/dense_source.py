@@ -57,6 +57,14 @@ class DenseSource(EncodedSource):
     def tasks(self) -> tuple[str, ...]:
         return tuple(self._names)
 
+    @property
+    def split_note(self) -> str | None:
+        note = super().split_note
+        if note is None or self.num_classes is None:
+            return note
+        measured = "mean IoU" if self.task == "segment" else "average precision"
+        return f"{note.partition(':')[0]}: their {measured} is a rough guess"
+
     def for_task(self, task: str) -> Self:
         if task not in self._names or task == self.task:
             return super().for_task(task)

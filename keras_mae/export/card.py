@@ -100,7 +100,7 @@ def format_card(card):
         "mean / deviation": f"{card['mean']} / {card['std']}, of values mapped to [0, 1]",
         "size": f"{card['bytes'] / 1e6:.2f} MB",
         "signatures": ", ".join(card["signatures"]),
-        "largest difference": f"{checked['max_abs_difference']:.2e} (bound: {bound})",
+        "largest difference": f"{_difference(checked)} (bound: {bound})",
         "smallest cosine": f"{checked['min_cosine']:.8f}",
         "checked on": f"{checked['num_images']} images of {checked['images']}, "
         f"{checked['loads']} load(s)",
@@ -112,6 +112,12 @@ def format_card(card):
         rows["classes"] = f"{len(names)}: {', '.join(names)}"
     lines = [f"# {card['format']}, {card['precision']}", "", "| | |", "|---|---|"]
     return "\n".join([*lines, *(f"| {name} | {value} |" for name, value in rows.items()), ""])
+
+
+def _difference(checked):
+    """Return the largest difference as text, and what of it the bound is for, where they differ."""
+    largest, held = checked["max_abs_difference"], checked["difference"]
+    return f"{largest:.2e}" + (f"; {held:.2e} by the output's size" if held < largest else "")
 
 
 def _boxes_in_words(card):

@@ -11,6 +11,7 @@ import math
 import numpy as np
 import tensorflow as tf
 
+from keras_mae.export.compare import SUPPRESSION
 from keras_mae.layers.boxes import best_boxes, decode
 from keras_mae.layers.feature_pyramid import part_of
 from keras_mae.layers.pooling import EPSILON, grid_shares
@@ -77,16 +78,19 @@ class _Forward:
     Attributes:
         images: `tf.TensorSpec` of its argument: values of the model's range.
         tensor: function from an array of weights to the tensor that stands for it.
+        shared: dict of those of one pass that stand at several places, by their names.
     """
 
     def __init__(self, model, batch_size):
         self.model, self.encoder = model, getattr(model, "encoder", model)
         self.weights, self.tensor = get_weights(model), tf.constant
+        self.shared = {}
         self.batch = -1 if batch_size is None else batch_size
         shape = (batch_size, *self.encoder.image_size, self.encoder.channels)
         self.images = tf.TensorSpec(shape, tf.float32, "images")
 
     def __call__(self, images):
+        self.shared = {}
         tokens = self.pooled_blocks(images)
         if isinstance(self.model, ViTSegmenter):
             return self.segmentation(tokens)
@@ -183,8 +187,7 @@ class _Forward:
             centred = x - tf.reduce_mean(x, axis=-1, keepdims=True)
             variance = tf.reduce_mean(tf.pow(centred, 2.0), axis=-1, keepdims=True)
             scaled = centred / tf.sqrt(variance + epsilon)
-            gamma, beta = self.weights[f"{name}.gamma"], self.weights[f"{name}.beta"]
-            return scaled * self.tensor(gamma) + self.tensor(beta)
+            return scaled * self.once(f"{name}.gamma") + self.once(f"{name}.beta")
 
     def norm_of_map(self, x, name):
         """Normalise maps `(B, h, w, F)`, of pyramids and heads: their epsilon is their own."""
@@ -263,7 +266,7 @@ class _Forward:
         )
         boxes = decode(offsets, tf.constant(model.anchors), self.encoder.image_size)
         scores = tf.sigmoid(logits)
-        with tf.name_scope("suppression"):
+        with tf.name_scope(SUPPRESSION):
             found = best_boxes(boxes, scores, **model.suppression)
         return {**found, "candidate_boxes": boxes, "candidate_scores": scores}
 
@@ -273,7 +276,7 @@ class _Forward:
             x = self.convolution(x, f"{head.name}.conv_{i}")
             x = self.gelu(self.norm_of_map(x, f"{head.name}.norm_{i}"))
         last = f"{head.name}.last"
-        x = self.convolution(x, last) + self.tensor(self.weights[f"{last}.bias"])
+        x = self.convolution(x, last) + self.once(f"{last}.bias")
         _, rows, columns, channels = x.shape
         anchors = rows * columns * channels // head.outputs
         return tf.reshape(x, (self.batch, anchors, head.outputs))
@@ -305,7 +308,13 @@ class _Forward:
         return found
 
     def convolution(self, x, name):
-        return tf.nn.conv2d(x, self.tensor(self.weights[f"{name}.kernel"]), 1, "SAME")
+        return tf.nn.conv2d(x, self.once(f"{name}.kernel"), 1, "SAME")
+
+    def once(self, name):
+        """Return the tensor of weights that a pass may use again: it is written once."""
+        if name not in self.shared:
+            self.shared[name] = self.tensor(self.weights[name])
+        return self.shared[name]
 
     def twice(self, x, name):
         """A transposed convolution of 2 x 2 with step 2, as a product: its outputs are apart."""

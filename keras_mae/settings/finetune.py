@@ -207,6 +207,8 @@ DENSE_RECIPES = {
     },
     "detect": {"paper": _dense(RECIPES["paper"]), "small": _SMALL_DENSE},
 }
+# What a recipe says of classes alone: it is not shown of other tasks.
+_OF_CLASSES = {*_UNMIXED, "pooling", "pooled_blocks", "feature_views"}
 _OF_RECIPE = [f.name for f in dataclasses.fields(FinetuneRecipe) if f.name != "least_steps"]
 BY_RECIPE = "the recipe's"
 
@@ -569,7 +571,8 @@ class FinetuneSettings(RunSettings):
         shown = []
         for name in _OF_RECIPE:
             value = getattr(self, name)
-            if value is not None:
+            is_used = self.task == "classify" or name not in _OF_CLASSES
+            if value is not None and is_used:
                 text = f"{value:.4g}" if isinstance(value, float) else str(value)
                 same = value == getattr(recipe, name) or name in ("epochs", "warmup_epochs")
                 shown.append(f"{name}={text}" + ("" if same else "*"))

@@ -71,6 +71,11 @@ def test_classes_are_the_categories_in_the_order_of_their_ids(make):
     assert segment.class_names == ["background", "corner", "step"]
 
 
+def test_a_small_part_says_what_it_cannot_tell(make):
+    source = load_source(make(), task="detect").subset([0])
+    assert source.split_note == "1 held-out image: their average precision is a rough guess"
+
+
 @pytest.mark.slow
 def test_batches_have_boxes_in_their_own_pixels(make):
     source = load_source(make(), task="detect")

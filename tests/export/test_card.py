@@ -3,6 +3,7 @@
 import pytest
 from shaken import card_of, encoder
 
+from keras_mae import ViTDetector
 from keras_mae.export import ExportError, Format, Option, Written, export_encoder, write
 
 pytestmark = pytest.mark.export
@@ -31,7 +32,7 @@ def result(monkeypatch):
     """Return what the check of every load finds, to be changed."""
     result = {"max_abs_difference": 1e-6, "difference": 1e-6, "min_cosine": 1.0, "num_images": 2}
     result |= {"outputs": {}, "signatures": {}, "batch_size": 1, "latency_ms": 1.5}
-    result |= {"keras_imported": False}
+    result |= {"keras_imported": False, "num_boxes": None}
     loads = [result, {**result, "latency_ms": 2}]
     monkeypatch.setattr(write, "check_export", lambda *_: loads)
     return result
@@ -61,3 +62,14 @@ def test_a_precision_without_a_bound_is_no_export(result, tmp_path):
     with pytest.raises(ValueError, match="`precision`"):
         export_encoder(encoder(), tmp_path / "b", f"{__name__}:Unbounded", num_check_images=2)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.slow
+def test_a_detectors_card_says_how_many_boxes_were_seen(result, monkeypatch, tmp_path):
+    model = ViTDetector(encoder(), 2, filters=4, class_names=["a", "b"])
+    for count, words in ((7, "| boxes in the check | 7 |"), (0, "checked on nothing")):
+        result["num_boxes"] = count
+        monkeypatch.setattr(write, "check_export", lambda *_: [result])
+        export_encoder(model, tmp_path / str(count), FIVE, opset=18, num_check_images=2)
+        text = (tmp_path / str(count) / "card.md").read_text()
+        assert words in text and "at most 100 an image" in text and "2: a, b" in text

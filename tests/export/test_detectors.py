@@ -12,8 +12,9 @@ from test_exports_of_sensors import FORMATS, QUICK, run
 from keras_mae import ViTDetector, ViTSegmenter
 from keras_mae.export import ExportError, export_encoder
 from keras_mae.export.compare import CANDIDATES, CHOSEN, Suppression, compare_detections
-from keras_mae.export.plain import plain_function
+from keras_mae.export.plain import function_of_weights, plain_function
 from keras_mae.layers import boxes as box_math
+from keras_mae.models.weights import get_weights
 
 pytestmark = pytest.mark.export
 NAMES = ["paper", "ink", "edge"]
@@ -183,6 +184,21 @@ def test_the_plain_forward_pass_is_the_models(changes):
     judged = compare_detections(outputs, outputs, Suppression(**model.suppression))
     assert max(one["difference"] for one in judged.values()) < 1e-6
     assert (outputs["classes"] >= 0).any()
+
+
+@pytest.mark.slow
+def test_heads_that_levels_share_are_written_once():
+    model = detector()
+    _, weights = function_of_weights(model)
+    named = get_weights(model)
+    shared = [name for name in named if name.startswith(("class_head", "box_head"))]
+    kernels = [value for value in weights.values() if value.ndim == 4]
+    assert sum(name.endswith("kernel") for name in shared) == 6
+    for name in shared:
+        assert sum(np.array_equal(named[name], kernel) for kernel in kernels) <= 1
+    assert sum(value.size for value in weights.values()) < 1.05 * sum(
+        value.size for value in named.values()
+    )
 
 
 @pytest.mark.slow

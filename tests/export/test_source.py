@@ -85,7 +85,11 @@ def test_models_that_cannot_be_exported():
         open_source(ViTEncoder(28, 1, 14, 8, 1, 1, dtype="float64"))
 
 
-def test_a_detector_is_refused_and_not_cut_down_to_its_encoder():
+def test_a_detector_is_not_cut_down_to_its_encoder():
     encoder = ViTEncoder(image_size=32, patch_size=8, hidden_dim=16, num_layers=1, num_heads=2)
-    with pytest.raises(ValueError, match="`model`"):
-        open_source(ViTDetector(encoder, num_classes=2, filters=8))
+    model = ViTDetector(encoder, num_classes=2, filters=8, max_detections=7)
+    source = open_source(model)
+    assert type(source.model) is ViTDetector and source.encoder.image_size == (32, 32)
+    assert (source.facts["kind"], source.facts["num_classes"]) == ("detector", 2)
+    assert source.facts["suppression"]["max_detections"] == 7
+    assert open_source(model, 64).model.anchors.shape != model.anchors.shape

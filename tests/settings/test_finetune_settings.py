@@ -41,6 +41,12 @@ def test_what_is_given_stays():
     assert "mixup=0*" in settings.recipe_text() and "cutmix=1\n" in settings.recipe_text()
 
 
+def test_a_recipe_shows_what_its_task_uses():
+    shown = resolved(LARGE, task="detect", encoder="a").recipe_text()
+    assert "layer_decay=" in shown
+    assert not any(name in shown for name in ("mixup", "pooling", "feature_views"))
+
+
 def test_few_images_get_more_epochs_and_a_batch_that_they_fill():
     recipe = RECIPES["small"]["full"]
     few = resolved(num_examples=500)

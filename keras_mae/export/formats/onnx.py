@@ -17,6 +17,7 @@ from keras_mae.export.calibration import (
     check_representative,
     representative_images,
 )
+from keras_mae.export.compare import SUPPRESSION
 from keras_mae.export.formats.base import Format, Option, Written
 
 # The newest that tf2onnx writes. In 17 it turns each mean over the width into a pooling operator,
@@ -192,21 +193,16 @@ def _restore_divisions(graph):
 def _keep_batch(graph):
     """Name the batch axis, and let it be known after each reshape: `-1` becomes `0`, as it was.
 
-    Sums are fused only where both sides are known to have one shape. Reshapes that mix the batch
-    with other axes are left alone.
+    Sums are fused only where both sides are known to have one shape. A detector's
+    suppression is left alone: it has reshapes that mix the batch with other axes.
     """
     from onnx import numpy_helper
 
     constants = {constant.name: constant for constant in graph.initializer}
-    sizes = {
-        value.name: [dim.dim_value for dim in value.type.tensor_type.shape.dim[1:]]
-        for value in (*graph.input, *graph.value_info)
-    }
     for node in graph.node:
         if node.op_type == "Reshape" and node.input[1] in constants:
             shape = numpy_helper.to_array(constants[node.input[1]])
-            of_an_image = np.prod(sizes.get(node.input[0], [0]))
-            if shape[0] == -1 and np.prod(shape[1:]) == of_an_image:
+            if shape[0] == -1 and not node.name.startswith(f"{SUPPRESSION}/"):
                 shape = np.concatenate([[0], shape[1:]]).astype("int64")
                 _set_constant(graph, node, f"{node.name}/shape", shape)
     for value in (*graph.input, *graph.output):
