@@ -164,7 +164,8 @@ class PretrainMonitors(Monitors):
         functions: dict of name to monitor, the user's.
     """
 
-    curve = ("probe", "knn", "rankme")
+    # Of few labelled images a linear classifier is soon as good as it gets; neighbours are not.
+    curve = ("knn", "probe", "rankme")
 
     def __init__(
         self,
@@ -318,7 +319,7 @@ def monitor_lines(about: Mapping[str, Any], total_steps: int, say_time: Callable
         word = {
             "rises": "still rises at the end",
             "falls": "falls at the end",
-            "level": "is level at the end",
+            "level": "shows no clear rise at the end",
         }[curve["trend"]]
         lines.append(
             f"{curve['name']} {word}: {curve['gain']:+.3g} in the last quarter of the run, with a "
