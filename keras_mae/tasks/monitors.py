@@ -26,7 +26,7 @@ OUTPUTS = ("features", "tokens")
 NUMBERS = ["knn", "probe", "rankme", "variance"]  # what `feature_numbers` returns
 TIMES = 10
 # Less than a twentieth of a run's time. Features may take this share of the training's operations,
-SHARE = 0.02
+SHARE = 0.016
 # and what does not grow with the sample, to compile, classify and draw, this share of its steps. It
 # takes about so many of them, by the mini model on two CPU cores; of larger models, fewer.
 FIXED_SHARE, STEPS_ONCE, STEPS_EACH = 0.025, 35, 5
