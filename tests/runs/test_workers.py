@@ -110,8 +110,8 @@ def test_one_worker_is_killed_the_other_says_so_and_both_go_on_to_the_end(forks,
     # The files of a run on one device, and nothing half-written.
     names = {path.name for path in run.iterdir()}
     assert names == {
-        *("config.json", "metrics.jsonl", "results.json", "mae.keras", "encoder.keras"),
-        *("encoder", "figures", "checkpoints"),
+        *("config.json", "metrics.jsonl", "results.json", "index.html"),
+        *("mae.keras", "encoder.keras", "encoder", "figures", "checkpoints"),
     }
     assert not list(run.rglob(".*"))
 
