@@ -274,7 +274,7 @@ class FinetuneSettings(RunSettings):
         AUGMENTED,
         lengths=(2, 2),
         above=0,
-        shown="0.1,2 for 10,000 images or more, else 0.5,2",
+        shown="the recipe's, else 0.1,2 for 10,000 images or more, 0.5,2 for fewer",
     )
     protocol: str = setting(
         "full",

@@ -8,12 +8,15 @@ import numpy as np
 from keras_mae.data.dense import coco_results
 from keras_mae.evaluation.coco import coco_metrics
 from keras_mae.files import write_json
+from keras_mae.layers import boxes as box_math
 from keras_mae.models import ViTDetector, ViTEncoder
 from keras_mae.plots.dense import Scene, boxes_figure
 from keras_mae.tasks.dense import DenseTask
 from keras_mae.tasks.probe import compiled_function
 
-SHOWN_SCORE = 0.3  # of boxes that figures show
+# Of boxes that figures show: scores from here on, and of boxes with more overlap the best alone,
+# whatever their classes are.
+SHOWN_SCORE, SHOWN_OVERLAP = 0.3, 0.5
 
 
 class Detect(DenseTask):
@@ -55,7 +58,7 @@ class Detect(DenseTask):
                 )
                 results += coco_results(source, record, boxes, classes, scores, size)
                 if record in shown:
-                    good = scores >= SHOWN_SCORE
+                    good = best_alone(boxes, scores)
                     scenes.append(
                         Scene(images[i], record, (boxes[good], classes[good], scores[good]))
                     )
@@ -100,3 +103,18 @@ class Detect(DenseTask):
             *self.ended(results),
         ]
         return "\n".join(line for line in lines if line)
+
+
+def best_alone(boxes: np.ndarray, scores: np.ndarray) -> list[int]:
+    """Return which boxes a figure shows, the best first.
+
+    Args:
+        boxes: float `(n, 4)`.
+        scores: float `(n,)`.
+    """
+    overlaps = np.asarray(box_math.overlaps(boxes, boxes))
+    kept: list[int] = []
+    for i in np.argsort(-scores, kind="stable").tolist():
+        if scores[i] >= SHOWN_SCORE and all(overlaps[i, j] <= SHOWN_OVERLAP for j in kept):
+            kept.append(i)
+    return kept
