@@ -16,6 +16,8 @@ SCRIPTS = {
     "pretrain": "pretrain",
     "finetune": "finetune",
     "report": "report",
+    "embed": "embed",
+    "predict": "predict",
     "export": "export",
     "convert": "convert",
     "push": "push",

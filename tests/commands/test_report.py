@@ -396,7 +396,7 @@ def test_a_page_begins_with_a_sentence_whatever_was_measured():
 
     rows = {"raw pixels, 5 nearest neighbours": row("raw pixels", 0.95)}
     rows |= {f"pre-trained, {k} nearest neighbours": row("pre-trained", k / 100) for k in (84, 79)}
-    text = headline({"accuracy": rows, "sweeps": {}, "heldout_images": 1000})
+    text = headline({"task": "classify", "accuracy": rows, "sweeps": {}, "heldout_images": 1000})
     assert text == (
         "With 4,000 labels, raw pixels, 5 nearest neighbours is best: 95.0 %; the encoder's best "
         "is pre-trained, 84 nearest neighbours: 84.0 %."

@@ -122,6 +122,8 @@ MODES = ["1", "L", "P", "LA", "PA", "RGB", "RGBA", "CMYK", "YCbCr", "LAB"]
 @pytest.mark.parametrize("turned", [1, 6])
 @pytest.mark.parametrize("mode", MODES)
 def test_8_bits_are_what_pillow_reads(mode, turned):
+    if mode == "YCbCr":  # older ones do not read their own
+        pytest.importorskip("PIL", minversion="13")
     image = Image.fromarray(RGB)
     if mode == "PA":
         image = image.convert("LA")
