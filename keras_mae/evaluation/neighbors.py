@@ -73,7 +73,7 @@ def _exact(features: np.ndarray) -> Any:
     # Of rows of length 1, Euclidean distances are in the order of cosines.
     index = NearestNeighbors(algorithm="brute", metric="euclidean").fit(features)
 
-    def find(queries, k):
+    def find(queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
         distances, found = index.kneighbors(queries, n_neighbors=k)
         return (1 - np.square(distances) / 2).astype("float32"), found.astype("int64")
 
@@ -85,14 +85,14 @@ def _faiss(features: np.ndarray) -> Any:
 
     count, width = features.shape
     lists = max(1, min(4 * round(count**0.5), count // 39))  # faiss wants 39 images a list
-    index = faiss.index_factory(width, f"IVF{lists},Flat", faiss.METRIC_INNER_PRODUCT)
+    index: Any = faiss.index_factory(width, f"IVF{lists},Flat", faiss.METRIC_INNER_PRODUCT)
     step = max(1, count // (256 * lists))
     index.train(np.ascontiguousarray(features[::step]))
     for first in range(0, count, 64 * QUERIES):
         index.add(np.ascontiguousarray(features[first : first + 64 * QUERIES]))
     index.nprobe = max(16, lists // 16)
 
-    def find(queries, k):
+    def find(queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
         similarity, found = index.search(queries, k)
         while (found < 0).any() and index.nprobe < lists:  # lists of fewer images than are wanted
             index.nprobe = min(lists, 2 * index.nprobe)

@@ -93,7 +93,8 @@ class ViTEmbedder(keras.Model):
         moments = features if isinstance(features, Moments) else Moments().add(features)
         fitted = Whitening.fitted_to(moments, most)
         other = type(self)(self.encoder, self.pooling, self.pooled_blocks, fitted.num_components)
-        other.whitening.set_weights(fitted.get_weights())
+        assigned: Any = other.whitening
+        assigned.set_weights(fitted.get_weights())
         return other
 
     def get_config(self) -> dict[str, Any]:

@@ -135,7 +135,9 @@ def source_of_settings(settings: TableSettings) -> tuple[Source, Source | None]:
         if other := next((name for name in given if name not in of_pixels), None):
             raise ValueError(f"`{other}` must be None for files. Received: {given[other]!r}")
         source: Any = Files(settings.image)
-        sensor = {k: tuple(v) if isinstance(v, list) else v for k, v in given.items()}
+        sensor: dict[str, Any] = {
+            k: tuple(v) if isinstance(v, list) else v for k, v in given.items()
+        }
         return (source.with_options(SensorOptions(**sensor)) if sensor else source), None
     if settings.part == "all":
         source = load_source(settings.dataset, **options)
