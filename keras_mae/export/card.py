@@ -7,7 +7,7 @@ from importlib import metadata
 
 import numpy as np
 
-from keras_mae.files import write_json
+from keras_mae.files import name_text, write_json
 
 
 def build_card(
@@ -109,7 +109,7 @@ def format_card(card):
         "versions": ", ".join(f"{name} {number}" for name, number in card["versions"].items()),
     }
     if names := card.get("class_names"):
-        rows["classes"] = f"{len(names)}: {', '.join(names)}"
+        rows["classes"] = f"{len(names)}: {', '.join(map(name_text, names))}"
     lines = [f"# {card['format']}, {card['precision']}", "", "| | |", "|---|---|"]
     return "\n".join([*lines, *(f"| {name} | {value} |" for name, value in rows.items()), ""])
 

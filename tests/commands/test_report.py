@@ -401,5 +401,5 @@ def test_a_page_begins_with_a_sentence_whatever_was_measured():
         "With 4,000 labels, raw pixels, 5 nearest neighbours is best: 95.0 %; the encoder's best "
         "is pre-trained, 84 nearest neighbours: 84.0 %."
     )
-    empty = headline({"accuracy": {}, "sweeps": {}, "heldout_images": 1000})
+    empty = headline({"task": "classify", "accuracy": {}, "sweeps": {}, "heldout_images": 1000})
     assert empty == "Nothing has been measured yet."
