@@ -58,8 +58,12 @@ def memory_for(choice: str, wanted: float) -> tuple[float, str]:
     most = share * free
     if choice == "auto" and wanted > most:
         return 0, ""
-    sizes = " of ".join(f"{size / 1e9:,.2g} GB" for size in (min(wanted, most), free))
+    sizes = " of ".join(map(_in_words, (min(wanted, most), free)))
     return most, f"Decoded images stay in memory: about {sizes} that are free."
+
+
+def _in_words(size):
+    return f"{size / 1e9:,.2g} GB" if size >= 1e9 else f"{size / 1e6:,.2g} MB"
 
 
 def free_memory() -> float | None:
