@@ -46,6 +46,7 @@ def settings(directory, task, encoder, **changes):
     return ReportSettings(task=task, encoder=encoder, output_dir=output, **changes)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("task, name", [("segment", "mean IoU"), ("detect", "AP50")])
 def test_three_ways_are_compared_by_the_number_of_labelled_images(
     task, name, asked, encoder, tmp_path
@@ -79,6 +80,7 @@ def test_three_ways_are_compared_by_the_number_of_labelled_images(
     assert len(asked) == done  # what is done is not done again
 
 
+@pytest.mark.slow
 def test_a_frozen_encoder_is_compared_with_one_that_is_not_trained(asked, encoder, tmp_path):
     report(settings(tmp_path, "segment", encoder, parts=["linear", "random"]))
     assert [s.protocol for s in asked] == ["linear"] * 8

@@ -36,6 +36,7 @@ class SourceChecks:
     def settings(source):
         return {"image_size": 16, "batch_size": 4, "mean": source.mean, "std": source.std}
 
+    @pytest.mark.slow
     def test_the_batch_of_a_step_is_the_same_from_any_start(self, source):
         few = self.few(source)
 

@@ -32,6 +32,7 @@ def test_a_stream_that_starts_later_is_the_same_to_the_bit(digits, settings):
     assert not np.array_equal(other[0][0], whole[0][0])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("settings", "num_shards"),
     [
@@ -106,6 +107,7 @@ def test_mixing_keeps_labels_distributions_and_uses_both_kinds(digits):
     assert ((labels > 0).sum(1) <= 2).all() and ((labels > 0).sum(1) == 2).any()
 
 
+@pytest.mark.slow
 def test_erasing_leaves_the_rest_of_each_image_as_it_was(digits):
     plain, erased = batches(digits, 1), batches(digits, 1, erasing=1.0)
     kept = plain[0][0] == erased[0][0]

@@ -51,6 +51,7 @@ def test_each_broken_image_is_named_once(make_folder, tmp_path):
     assert len(lines(path)) == 6 and again.num_bad >= 6 and len(again.reasons) == 6
 
 
+@pytest.mark.slow
 def test_no_good_image_moves_or_is_lost(make_folder):
     """With "none", an image is itself: the good ones stand where they stood without bad ones."""
     folder = make_folder(12)

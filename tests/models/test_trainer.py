@@ -241,6 +241,7 @@ def test_nothing_is_traced_again_after_the_first_step():
     assert traced == ["train_step", "test_step"]
 
 
+@pytest.mark.slow
 def test_bytes_are_normalised_in_the_step():
     """Images of uint8 are worth what they are normalised, in training too."""
     pixels = np.random.RandomState(1).randint(0, 256, (4, 8, 12, 2), dtype=np.uint8)

@@ -171,6 +171,7 @@ def test_a_probe_is_trained_on_views_of_each_image(autoencoder, path, tmp_path):
     assert len(np.unique(probe.features.round(4), axis=0)) > 3 * 60  # they differ
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "blocks, trained",
     [

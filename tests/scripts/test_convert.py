@@ -35,6 +35,7 @@ def test_there_and_back_again(forks, tmp_path):
     np.testing.assert_array_equal(outputs, model(images)["prediction"])
 
 
+@pytest.mark.slow
 def test_errors_are_one_line(forks, tmp_path):
     done = forks.run(*command(source=tmp_path / "none", target=tmp_path / "out"))
     assert done.returncode == 1

@@ -105,6 +105,7 @@ def test_every_row_has_its_name_wherever_a_broken_file_stands(
     assert not chunks_path(out).exists()
 
 
+@pytest.mark.slow
 def test_two_lines_of_python_give_the_same(encoder, model, tmp_path, caplog):
     colours = write_images(tmp_path, 5, broken=(2,))
     names, features = keras_mae.embed(model, tmp_path, max_bad_fraction=0.5)

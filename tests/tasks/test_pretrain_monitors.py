@@ -62,6 +62,7 @@ def test_the_sample_is_at_most_what_there_is(mae):
     assert (found.num_train, found.num_heldout) == (70, 70)
 
 
+@pytest.mark.slow
 def test_predict_gives_the_encoders_tokens_for_any_number_of_images():
     encoder = ViTEncoder(image_size=8, patch_size=4, hidden_dim=8, num_layers=1, num_heads=2)
     images = np.random.default_rng(0).normal(size=(7, 8, 8, 3)).astype("float32")
