@@ -70,7 +70,10 @@ def test_config_says_all_that_fixes_the_run(run):
     assert config["environment"]["tensorflow"] == tf.__version__
 
 
-def test_metrics_have_each_interval_and_the_loss_falls(run):
+def test_metrics_have_each_interval_and_the_loss_falls(no_figures, tmp_path):
+    """The whole way of a run, but for what takes longest: accuracies and figures."""
+    settings = PretrainSettings(**SHORT, probe=False, output_dir=str(tmp_path / "out"))
+    run = tmp_path / "out", pretrain(settings)
     lines = [json.loads(line) for line in (run[0] / "metrics.jsonl").read_text().splitlines()]
     training = [line for line in lines if "loss" in line]
     assert [line["step"] for line in training] == [10, 20, 30]
@@ -78,6 +81,7 @@ def test_metrics_have_each_interval_and_the_loss_falls(run):
     assert lines[-1]["val_loss"] == pytest.approx(run[1]["heldout_loss"], rel=1e-6)
 
 
+@pytest.mark.slow
 def test_results_compare_three_sets_of_features(run):
     directory, results = run
     assert json.loads((directory / "results.json").read_text()) == results
