@@ -3,6 +3,10 @@
 import re
 
 POOLINGS = ("token", "mean", "both", "mean_std", "grid:N")
+POOLING_HELP = (
+    "The class token, the mean of the patches' tokens, or both side by side; mean_std: their mean "
+    "and deviation; grid:N: the means of N x N parts of the image."
+)
 _GRID = re.compile(r"grid:([1-9][0-9]{0,2})")
 
 

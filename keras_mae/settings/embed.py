@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Iterator
 
-from keras_mae.poolings import POOLINGS, is_pooling
+from keras_mae.poolings import POOLING_HELP, POOLINGS, is_pooling
 from keras_mae.settings.data import DATA, DataSettings
 from keras_mae.settings.fields import changed, setting
 from keras_mae.settings.run import DEVICES, MODEL, OUTPUT, RunSettings
@@ -85,8 +85,7 @@ class EmbedSettings(TableSettings):
     )
     pooling: str | None = setting(
         None,
-        "The class token, the mean of the patches' tokens, or both side by side; mean_std: their "
-        "mean and deviation; grid:N: the means of N x N parts of the image.",
+        POOLING_HELP,
         MODEL,
         choices=POOLINGS,
         accepts=is_pooling,

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Self
 
-from keras_mae.poolings import POOLINGS, is_pooling
+from keras_mae.poolings import POOLING_HELP, POOLINGS, is_pooling
 from keras_mae.presets import list_presets
 from keras_mae.settings.data import DATA, DataSettings
 from keras_mae.settings.fields import SettingsError, changed, setting
@@ -332,8 +332,7 @@ class FinetuneSettings(RunSettings):
     )
     pooling: str | None = setting(
         None,
-        "The class token, the mean of the patches' tokens, or both side by side; mean_std: their "
-        "mean and deviation; grid:N: the means of N x N parts of the image.",
+        POOLING_HELP,
         MODEL,
         choices=POOLINGS,
         accepts=is_pooling,
